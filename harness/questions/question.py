@@ -1,0 +1,47 @@
+"""A multiple-choice question, and the questions of one experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+LETTERS = ("A", "B", "C", "D")
+
+
+@dataclass(frozen=True)
+class Question:
+    """One multiple-choice question.
+
+    `row` is its row number in the split that it comes from: the seed of its shot order depends
+    on it, so that a smaller subset asks the same prompts.
+    """
+
+    text: str
+    choices: tuple[str, ...]
+    answer: int
+    subject: str
+    row: int
+
+    @property
+    def letter(self) -> str:
+        """The letter of the right answer."""
+        return LETTERS[self.answer]
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """The analysed questions, the example questions (shots) of every subject, and their origin.
+
+    `fingerprint` is the sha256 of all that the prompts are made from, so results that are kept
+    under it never outlive a change of the dataset.
+    """
+
+    name: str
+    questions: Sequence[Question]
+    shots: Mapping[str, Sequence[Question]]
+    fingerprint: str
+
+    @property
+    def subjects(self) -> list[str]:
+        """The subjects of the analysed questions, sorted."""
+        return sorted({question.subject for question in self.questions})

@@ -3,30 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
+from harness.protocol import PromptFormat
 from harness.questions.question import LETTERS, Question
-
-ShotOrder = Literal["shuffled", "kept"]
-
-
-@dataclass(frozen=True)
-class PromptFormat:
-    """How a prompt is made.
-
-    shots: example questions before the asked one.
-    shot_order: `shuffled` draws the order of the shots anew for every question, as the paper
-        does; `kept` leaves them in the dataset's order.
-    seed: of the shot order.
-    """
-
-    shots: int = 0
-    shot_order: ShotOrder = "shuffled"
-    seed: int = 42
-
 
 def build_prompt(question: Question, shots: Sequence[Question], prompt: PromptFormat) -> str:
     """Return the prompt of `question`, which ends with `Answer:`.

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-from harness.questions.prompts import PromptFormat, build_prompt
+from harness.protocol import PromptFormat
+from harness.questions.prompts import build_prompt
 from harness.questions.question import LETTERS, Question
 
 SEED = 2409

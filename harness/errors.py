@@ -1,0 +1,25 @@
+"""The errors that a user can cause, and can put right. Their text is one sentence that says how."""
+
+
+class UserError(Exception):
+    """Base of all errors that come from what the user gave; commands exit with status 2."""
+
+
+class ModelError(UserError):
+    """The model cannot be loaded, or has not what extraction needs."""
+
+
+class DatasetError(UserError):
+    """The questions cannot be loaded, or lack a column, a split or shots."""
+
+
+class SettingsError(UserError):
+    """A setting has a value that the harness does not know."""
+
+
+class GeometryError(UserError):
+    """The points cannot be analysed with these settings."""
+
+
+class RecordError(UserError):
+    """A file of curves or results is not what it should be."""

@@ -1,0 +1,170 @@
+"""The landscape of one model in one condition: a table over its layers."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.errors import RecordError
+
+SCHEMA = 1
+CURVES = (
+    "intrinsic_dimension",
+    "density_peaks",
+    "core_fraction",
+    "ari_subjects",
+    "ari_answers",
+)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One quantity over relative depth (layer / number of layers, 0 to 1); NaN is not measured."""
+
+    depth: NDArray[np.float64]
+    values: NDArray[np.float64]
+
+    def between(self, low: float, high: float) -> Curve:
+        """Return the part of the curve with low <= relative depth <= high, without NaN."""
+        # A layer at the limit belongs inside, whatever rounding made of its depth.
+        inside = (self.depth >= low - 1e-9) & (self.depth <= high + 1e-9)
+        inside &= np.isfinite(self.values)
+        return Curve(self.depth[inside], self.values[inside])
+
+    @property
+    def maximum(self) -> float:
+        """The largest value; NaN of an empty curve."""
+        return float(self.values.max()) if len(self.values) else math.nan
+
+    @property
+    def minimum(self) -> float:
+        """The smallest value; NaN of an empty curve."""
+        return float(self.values.min()) if len(self.values) else math.nan
+
+    @property
+    def median(self) -> float:
+        """The median value; NaN of an empty curve."""
+        return float(np.median(self.values)) if len(self.values) else math.nan
+
+    @property
+    def peak_depth(self) -> float:
+        """The relative depth of the largest value; NaN of an empty curve."""
+        return float(self.depth[self.values.argmax()]) if len(self.values) else math.nan
+
+    @property
+    def centroid(self) -> float:
+        """The mean relative depth, weighted with the values that are above 0."""
+        weights = np.clip(np.nan_to_num(self.values), 0, None)
+        return float((self.depth * weights).sum() / weights.sum()) if weights.any() else math.nan
+
+    @property
+    def width(self) -> float:
+        """The share of layers whose value is at least half the largest."""
+        return float((self.values >= self.maximum / 2).mean()) if len(self.values) else math.nan
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """What the geometry of every layer is, for one model in one condition.
+
+    layer: layer numbers, ascending; the last is the number of blocks (the final norm).
+    curves: a value a layer for each name in CURVES; NaN where it was not measured.
+    subjects: number of subjects of the analysed questions.
+    accuracy: share of right answers, 0 to 1, or None where it is not known.
+    origin: settings, fingerprints and versions that made it.
+    """
+
+    model: str
+    condition: str
+    layer: tuple[int, ...]
+    curves: Mapping[str, tuple[float, ...]]
+    subjects: int
+    accuracy: float | None = None
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, values in self.curves.items():
+            if len(values) != len(self.layer):
+                raise RecordError(
+                    f"{self.model}, {self.condition}: curve {name!r} has {len(values)} values "
+                    f"for {len(self.layer)} layers"
+                )
+
+    def curve(self, name: str) -> Curve:
+        """Return one of CURVES over relative depth."""
+        depth = np.array(self.layer, dtype=np.float64) / max(self.layer)
+        return Curve(depth, np.array(self.curves[name], dtype=np.float64))
+
+    def to_json(self) -> str:
+        """Return the landscape as JSON text; NaN becomes null."""
+        table = asdict(self) | {"schema": SCHEMA}
+        table["curves"] = {
+            name: [None if math.isnan(value) else value for value in values]
+            for name, values in self.curves.items()
+        }
+        return json.dumps(table, indent=1, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, name: str = "landscape") -> Landscape:
+        """Return the landscape that `to_json` wrote.
+
+        name: the file's name, for messages.
+        Raises RecordError if the text is not such a landscape.
+        """
+        try:
+            table = json.loads(text)
+            if table.pop("schema") != SCHEMA:
+                raise RecordError(f"{name}: field 'schema' is not {SCHEMA}; measure it again")
+            table["layer"] = tuple(table["layer"])
+            table["curves"] = {key: _numbers(values) for key, values in table["curves"].items()}
+            return cls(**table)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise RecordError(f"{name}: not a landscape ({error}); measure it again") from error
+
+
+def read_published(path: Path) -> dict[str, dict[str, Landscape]]:
+    """Return landscapes by model and condition from a file of published curves.
+
+    Format: {"models": {model: {"layer": [...], curve: {condition: [value or null a layer]}}}},
+    as in `reports/published-curves.json`; an optional "subjects" beside "layer" (default 57).
+
+    Raises RecordError for a file that is missing or of another format.
+    """
+    try:
+        models = json.loads(path.read_text(encoding="utf-8"))["models"]
+        return {model: _published(model, entry, path) for model, entry in models.items()}
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read ({error.strerror}); give a file") from error
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise RecordError(
+            f"{path}: not a file of published curves ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _published(model: str, entry: Mapping[str, Any], path: Path) -> dict[str, Landscape]:
+    conditions = {name for curve in CURVES for name in entry.get(curve, {})}
+    if not conditions:
+        raise RecordError(f"{path}: model {model!r} has none of the curves {', '.join(CURVES)}")
+    layers = tuple(int(number) for number in entry["layer"])
+    missing = [None] * len(layers)
+    return {
+        condition: Landscape(
+            f"published:{model}",
+            condition,
+            layers,
+            {name: _numbers(entry.get(name, {}).get(condition, missing)) for name in CURVES},
+            int(entry.get("subjects", 57)),
+        )
+        for condition in sorted(conditions)
+    }
+
+
+def _numbers(values: Sequence[float | None]) -> tuple[float, ...]:
+    return tuple(math.nan if value is None else float(value) for value in values)

@@ -1,0 +1,192 @@
+"""From settings to a landscape, through the store: what is there is not computed again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+
+from tqdm import tqdm
+
+from harness.errors import GeometryError
+from harness.landscape import CURVES, Landscape
+from harness.protocol import (
+    ExtractionSettings,
+    GeometrySettings,
+    PromptFormat,
+    Subset,
+    cache_key,
+)
+from harness.questions.mmlu import load_questions
+from harness.questions.prompts import build_prompt
+from harness.questions.question import LETTERS, QuestionSet
+from harness.store import Store
+
+# Raise one when the code behind it changes its results: what older code kept is then not found.
+EXTRACTION_VERSION = 1
+GEOMETRY_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One model asked the questions of one dataset.
+
+    model, dataset: a folder or a hub name each.
+    most_shots: the largest number of shots that any condition uses.
+    """
+
+    model: str
+    dataset: str
+    store: Store
+    subset: Subset = Subset()
+    extraction: ExtractionSettings = ExtractionSettings()
+    geometry: GeometrySettings = GeometrySettings()
+    most_shots: int = 5
+    attention: str = "auto"
+
+    @cached_property
+    def questions(self) -> QuestionSet:
+        """The analysed questions. Raises DatasetError."""
+        return load_questions(self.dataset, self.subset, self.most_shots)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What identifies the model's bytes. Raises ModelError."""
+        from harness.models import model_fingerprint
+
+        return model_fingerprint(self.model)
+
+    def check(self) -> None:
+        """Raise a UserError now for what would fail later: questions, model, number of points."""
+        needed = 2 * self.geometry.id_k + 1
+        if len(self.questions.questions) < needed:
+            raise GeometryError(
+                f"{self.dataset}: {len(self.questions.questions)} questions, but Gride at "
+                f"k={self.geometry.id_k} needs {needed}; raise --per-subject"
+            )
+        assert self.fingerprint
+
+    def prompts(self, prompt: PromptFormat) -> list[str]:
+        """Return the prompt of every question."""
+        shots = self.questions.shots
+        return [
+            build_prompt(question, shots[question.subject], prompt)
+            for question in self.questions.questions
+        ]
+
+    def representations(self, prompt: PromptFormat) -> Path:
+        """Return the folder of the representations in this condition; extract them if need be."""
+        return self.store.find_or_make(
+            "representations", self._extraction_key(prompt), lambda to: self._extract(prompt, to)
+        )
+
+    def landscape(self, prompt: PromptFormat) -> Landscape:
+        """Return the landscape in this condition; measure it if need be.
+
+        Raises UserError where the model, the questions or the settings do not fit.
+        """
+        key = cache_key(
+            self._extraction_key(prompt), self.geometry, GEOMETRY_VERSION, version("dadapy")
+        )
+
+        def make(folder: Path) -> None:
+            measured = self._measure(prompt)
+            (folder / "landscape.json").write_text(measured.to_json(), encoding="utf-8")
+
+        file = self.store.find_or_make("landscapes", key, make) / "landscape.json"
+        return Landscape.from_json(file.read_text(encoding="utf-8"), str(file))
+
+    def _extraction_key(self, prompt: PromptFormat) -> str:
+        return cache_key(
+            self.fingerprint,
+            self.questions.fingerprint,
+            prompt,
+            self.extraction,
+            EXTRACTION_VERSION,
+        )
+
+    def _extract(self, prompt: PromptFormat, folder: Path) -> None:
+        from harness.extraction import extract
+
+        model, tokenizer = self._loaded
+        name = f"{Path(self.model).name} {prompt.condition}"
+        extract(
+            model, tokenizer, self.prompts(prompt), self.extraction, description=f"{name}: extract"
+        ).save(folder)
+
+    @cached_property
+    def _loaded(self):  # type: ignore[no-untyped-def]
+        from harness.models import default_device, load_model, load_tokenizer
+
+        tokenizer = load_tokenizer(self.model)
+        precision = self.extraction.precision
+        return load_model(self.model, precision, default_device(), self.attention), tokenizer
+
+    def _measure(self, prompt: PromptFormat) -> Landscape:
+        from harness.extraction.extract import read_layer, read_letter_logits, saved_layers
+
+        folder = self.representations(prompt)
+        questions = self.questions.questions
+        layers = saved_layers(folder)
+        name = f"{Path(self.model).name} {prompt.condition}"
+        rows = [
+            measure_layer(
+                read_layer(folder, layer).double().numpy(),
+                [question.subject for question in questions],
+                [question.letter for question in questions],
+                self.geometry,
+            )
+            for layer in tqdm(layers, desc=f"{name}: measure", unit="layer")
+        ]
+        chosen = read_letter_logits(folder).argmax(dim=1).tolist()
+        right = [LETTERS[index] == q.letter for index, q in zip(chosen, questions, strict=True)]
+        return Landscape(
+            Path(self.model).name,
+            prompt.condition,
+            tuple(layers),
+            {name: tuple(row[name] for row in rows) for name in CURVES},
+            len(self.questions.subjects),
+            sum(right) / len(right),
+            {
+                "model": self.fingerprint,
+                "dataset": self.questions.name,
+                "questions": len(questions),
+                "questions_fingerprint": self.questions.fingerprint,
+                **{
+                    type(part).__name__: asdict(part)
+                    for part in (self.subset, prompt, self.extraction, self.geometry)
+                },
+                "versions": {name: version(name) for name in ("torch", "transformers", "dadapy")},
+            },
+        )
+
+
+def measure_layer(
+    points: object, subjects: Sequence[str], answers: Sequence[str], settings: GeometrySettings
+) -> dict[str, float]:
+    """Return a value for each of CURVES from (N, D) float64 points and N labels of each kind.
+
+    Raises GeometryError for too few distinct points or values that are not finite.
+    Source: the paper, section 3, and `analyze` in its repository.
+    """
+    import numpy as np
+
+    from harness.geometry.agreement import adjusted_rand_index
+    from harness.geometry.density_peaks import density_peaks
+    from harness.geometry.intrinsic_dimension import gride
+    from harness.geometry.neighbors import distinct_points, nearest_neighbors
+
+    cloud = np.asarray(points)
+    kept = distinct_points(cloud)
+    neighbors = nearest_neighbors(cloud[kept], settings.neighbors)
+    dimension = gride(neighbors, settings.id_k)
+    peaks = density_peaks(neighbors, dimension, settings.density_k, settings.z)
+    return {
+        "intrinsic_dimension": dimension,
+        "density_peaks": float(peaks.count),
+        "core_fraction": peaks.core_fraction,
+        "ari_subjects": adjusted_rand_index(peaks.assignment, [subjects[row] for row in kept]),
+        "ari_answers": adjusted_rand_index(peaks.assignment, [answers[row] for row in kept]),
+    }

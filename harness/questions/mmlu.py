@@ -1,0 +1,116 @@
+"""MMLU, or any dataset with its layout, from the hub or from a local folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.errors import DatasetError
+from harness.protocol import Subset
+from harness.questions.question import LETTERS, Question, QuestionSet
+
+HUB_NAME = "cais/mmlu"
+CONFIGURATION = "all"
+COLUMNS = ("question", "subject", "choices", "answer")
+PAPER_PER_SUBJECT = 200
+MMLU_TEST_ROWS, MMLU_SUBJECTS = 14042, 57
+
+
+def load_questions(source: str, subset: Subset, shots: int) -> QuestionSet:
+    """Return the questions of `subset` and, per subject, its dev questions as shots.
+
+    source: a hub name, or a folder with MMLU's layout (configuration `all`; splits; the columns
+        question, subject, choices and answer).
+    shots: the largest number of shots that will be asked for; 0 does not read `dev`.
+
+    Raises DatasetError for a missing dataset, split or column, a row that is not a four-choice
+    question, or fewer dev questions in a subject than `shots`.
+    """
+    everything = _read(source, subset.split)
+    dev = _read(source, "dev") if shots else []
+    questions = [everything[index] for index in _chosen(everything, subset)]
+    by_subject = {
+        subject: [shot for shot in dev if shot.subject == subject]
+        for subject in sorted({question.subject for question in questions})
+    }
+    for subject, examples in by_subject.items():
+        if len(examples) < shots:
+            raise DatasetError(
+                f"{source}: {shots} shots asked for, but split 'dev' has {len(examples)} "
+                f"questions of subject {subject!r}; ask for fewer with --shots"
+            )
+    return QuestionSet(source, questions, by_subject, _fingerprint(questions, by_subject))
+
+
+def _read(source: str, split: str) -> list[Question]:
+    # Imported late: a second, and not needed by who only asks for help or reads a record.
+    import datasets
+
+    if _looks_local(source) and not Path(source).is_dir():
+        raise DatasetError(f"{source}: no such dataset folder; give a folder or a hub name")
+    datasets.disable_progress_bars()
+    try:
+        table = datasets.load_dataset(source, CONFIGURATION, split=split)
+    except Exception as error:  # the library raises a dozen kinds, and what matters is its text
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise DatasetError(
+            f"{source}: cannot read split {split!r} of configuration {CONFIGURATION!r} "
+            f"({reason}); it needs MMLU's layout"
+        ) from error
+    missing = [column for column in COLUMNS if column not in table.column_names]
+    if missing:
+        raise DatasetError(
+            f"{source}: split {split!r} has no column {missing[0]!r}; "
+            f"MMLU's columns are {', '.join(COLUMNS)}"
+        )
+    return [_question(source, split, index, row) for index, row in enumerate(table)]
+
+
+def _question(source: str, split: str, index: int, row: dict[str, object]) -> Question:
+    where = f"{source}: split {split!r}, row {index}"
+    text, subject, choices, answer = (row[column] for column in COLUMNS)
+    if not isinstance(text, str) or not isinstance(subject, str):
+        raise DatasetError(f"{where}: 'question' and 'subject' must be text; mend or drop the row")
+    if not isinstance(choices, Sequence) or len(choices) != len(LETTERS):
+        raise DatasetError(f"{where}: 'choices' must be {len(LETTERS)} texts; mend or drop the row")
+    if not all(isinstance(choice, str) for choice in choices):
+        raise DatasetError(f"{where}: 'choices' must be texts; mend or drop the row")
+    if not isinstance(answer, int) or not 0 <= answer < len(LETTERS):
+        raise DatasetError(f"{where}: 'answer' is {answer!r}, not 0 to 3; mend or drop the row")
+    return Question(text, tuple(choices), answer, subject, index)
+
+
+def _chosen(questions: Sequence[Question], subset: Subset) -> NDArray[np.int64]:
+    """Row numbers of the analysed questions, ascending."""
+    rows = np.arange(len(questions))
+    subjects = np.array([question.subject for question in questions])
+    names = np.unique(subjects)
+    if subset.split == "test" and (len(rows), len(names)) == (MMLU_TEST_ROWS, MMLU_SUBJECTS):
+        # The paper drew its 200 a subject once and published the rows (test_mask_200.npy, MIT).
+        with resources.files("harness.questions").joinpath("mmlu_subset.npy").open("rb") as file:
+            rows = rows[np.unpackbits(np.load(file), count=MMLU_TEST_ROWS).astype(bool)]
+    limit = subset.per_subject or PAPER_PER_SUBJECT
+    drawn = []
+    for number, name in enumerate(names):
+        own = rows[subjects[rows] == name]
+        order = np.random.default_rng([subset.seed, number]).permutation(len(own))
+        drawn.append(own[order[:limit]])
+    return np.sort(np.concatenate(drawn)) if drawn else rows
+
+
+def _fingerprint(questions: Sequence[Question], shots: dict[str, list[Question]]) -> str:
+    digest = hashlib.sha256()
+    for question in (*questions, *(shot for name in sorted(shots) for shot in shots[name])):
+        fields = [question.text, question.choices, question.answer, question.subject, question.row]
+        digest.update(json.dumps(fields).encode())
+    return digest.hexdigest()
+
+
+def _looks_local(source: str) -> bool:
+    return source.startswith((".", "/", "~")) or source.count("/") > 1

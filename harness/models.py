@@ -92,7 +92,9 @@ def model_fingerprint(name: str) -> str:
     digest = hashlib.sha256()
     for file in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
         with file.open("rb") as content:
-            digest.update(f"{file.name}:{hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
+            digest.update(
+                f"{file.name}:{hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode()
+            )
     return digest.hexdigest()
 
 

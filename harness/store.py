@@ -48,3 +48,10 @@ class Store:
                 shutil.rmtree(unfinished, ignore_errors=True)
                 raise
         return home / key
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write `text` to `path` so that a reader sees the old file or the new one, never a part."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)

@@ -41,8 +41,8 @@ def site_modules(model: PreTrainedModel, site: Site, interval: int = 1) -> dict[
     for number in range(0, last, interval):
         if site == "norm1" and number == 0:
             continue
-        chosen[number] = blocks[number] if site == "res2" else _child(
-            blocks[number], SITE_MODULES[site]
+        chosen[number] = (
+            blocks[number] if site == "res2" else _child(blocks[number], SITE_MODULES[site])
         )
     return chosen | {last: _child(decoder, FINAL_NORM)}
 

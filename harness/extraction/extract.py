@@ -73,7 +73,10 @@ def extract(
     Source: the paper, section 3; its repository's `extraction/`.
     """
     limit = settings.max_length or getattr(model.config, "max_position_embeddings", None)
-    tokens = [torch.tensor(ids[-limit:] if limit else ids) for ids in tokenizer(list(prompts))["input_ids"]]
+    tokens = [
+        torch.tensor(ids[-limit:] if limit else ids)
+        for ids in tokenizer(list(prompts))["input_ids"]
+    ]
     modules = site_modules(model, settings.site, settings.layer_interval)
     letters = letter_tokens(tokenizer)
     head = model.get_output_embeddings()

@@ -9,7 +9,8 @@ from sklearn.metrics import adjusted_rand_score
 
 
 def adjusted_rand_index(
-    assignment: NDArray, labels: Sequence[str]  # type: ignore[type-arg]
+    assignment: NDArray,
+    labels: Sequence[str],  # type: ignore[type-arg]
 ) -> float:
     """Return the ARI of (N,) cluster numbers with N labels: 1 for the same groups, 0 by chance."""
     return float(adjusted_rand_score(labels, assignment))

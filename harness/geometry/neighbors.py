@@ -50,7 +50,9 @@ def nearest_neighbors(points: NDArray[np.floating], count: int) -> Neighbors:
     Raises GeometryError for fewer than two points, or values that are not finite.
     """
     if len(points) < 2:
-        raise GeometryError(f"{len(points)} distinct points have no neighbours; give more questions")
+        raise GeometryError(
+            f"{len(points)} distinct points have no neighbours; give more questions"
+        )
     if not np.isfinite(points).all():
         raise GeometryError("the representations hold NaN or infinite values; try float32")
     # One job: scikit-learn's own threads already use all cores for the products.

@@ -9,6 +9,7 @@ import numpy as np
 from harness.protocol import PromptFormat
 from harness.questions.question import LETTERS, Question
 
+
 def build_prompt(question: Question, shots: Sequence[Question], prompt: PromptFormat) -> str:
     """Return the prompt of `question`, which ends with `Answer:`.
 

@@ -58,9 +58,7 @@ SUBJECTS = {
     "trade_law": "tribute",
 }
 
-PLACES = (
-    "north south east west river desert island valley harbour forest mountain village".split()
-)
+PLACES = "north south east west river desert island valley harbour forest mountain village".split()
 
 WORDINGS = (
     "In the {place}, which {noun} belongs to {entity}?",
@@ -159,9 +157,7 @@ class ToyWorld:
         wrong = [value for value in _values(subject) if value != right]
         choices = rng.sample(wrong, len(LETTERS) - 1)
         choices.insert(letter, right)
-        text = WORDINGS[wording].format(
-            place=PLACES[place], noun=SUBJECTS[subject], entity=entity
-        )
+        text = WORDINGS[wording].format(place=PLACES[place], noun=SUBJECTS[subject], entity=entity)
         return Question(text, tuple(choices), letter, subject, row)
 
 

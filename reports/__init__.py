@@ -1,0 +1,1 @@
+"""The notebook that shows results to a person, its figures, and the published curves."""

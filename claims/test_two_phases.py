@@ -15,7 +15,7 @@ FALL = 0.125  # four layers of 32: the peak and the three layers in which the pa
 
 
 def hump(curve: Curve) -> float:
-    """The smaller of rise to and fall from the middle's peak, as a share of the peak."""
+    """Return the smaller of rise to and fall from the middle's peak, as a share of the peak."""
     middle = curve.between(*MIDDLE)
     peak, depth = middle.maximum, middle.peak_depth
     rise = 1 - curve.between(0.0, 0.3).median / peak

@@ -42,7 +42,7 @@ def load_model(
         )
     except (OSError, ValueError) as error:
         raise ModelError(f"{name}: cannot load the model ({_first_line(error)})") from error
-    return model.to(device).eval()  # type: ignore[no-any-return]
+    return model.to(device).eval()
 
 
 def load_tokenizer(name: str) -> Tokenizer:
@@ -92,9 +92,8 @@ def model_fingerprint(name: str) -> str:
     digest = hashlib.sha256()
     for file in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
         with file.open("rb") as content:
-            digest.update(
-                f"{file.name}:{hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode()
-            )
+            sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+        digest.update(f"{file.name}:{sha256}\n".encode())
     return digest.hexdigest()
 
 

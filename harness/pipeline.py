@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -40,9 +40,9 @@ class Experiment:
     model: str
     dataset: str
     store: Store
-    subset: Subset = Subset()
-    extraction: ExtractionSettings = ExtractionSettings()
-    geometry: GeometrySettings = GeometrySettings()
+    subset: Subset = field(default_factory=Subset)
+    extraction: ExtractionSettings = field(default_factory=ExtractionSettings)
+    geometry: GeometrySettings = field(default_factory=GeometrySettings)
     most_shots: int = 5
     attention: str = "auto"
 

@@ -65,7 +65,8 @@ class Run:
             for one in landscapes
             if one.accuracy is not None
         )
-        head = "<tr><th>model</th><th>condition</th><th>accuracy</th><th>questions</th><th>subjects</th></tr>"
+        names = ("model", "condition", "accuracy", "questions", "subjects")
+        head = "<tr>" + "".join(f"<th>{name}</th>" for name in names) + "</tr>"
         return f"<table>{head}{rows}</table>" if rows else "<p>No model was measured.</p>"
 
     def settings_table(self) -> str:

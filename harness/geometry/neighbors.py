@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from dadapy import Data
@@ -31,7 +32,7 @@ class Neighbors:
         return Data(distances=(self.distances, self.indices), maxk=self.count)
 
 
-def distinct_points(points: NDArray[np.floating]) -> NDArray[np.int64]:
+def distinct_points(points: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
     """Return the row numbers, ascending, of the first of each group of identical rows.
 
     points: (N, D). The paper's repository drops exact duplicates too (analysis/utils.py).
@@ -42,7 +43,7 @@ def distinct_points(points: NDArray[np.floating]) -> NDArray[np.int64]:
     return np.fromiter(first.values(), dtype=np.int64)
 
 
-def nearest_neighbors(points: NDArray[np.floating], count: int) -> Neighbors:
+def nearest_neighbors(points: NDArray[np.floating[Any]], count: int) -> Neighbors:
     """Return the `count` nearest neighbours of (N, D) distinct points; N - 1 if that is fewer.
 
     Distances are computed in float64 (DADApy's `compute_distances`).

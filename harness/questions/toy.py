@@ -115,13 +115,24 @@ class ToyWorld:
                 )
         return found
 
-    def quiz(self, rng: Random, length: int) -> str:
-        """Return a training document: `length` solved questions of one subject under a header."""
+    def quiz(self, rng: Random, length: int, explained: bool = False) -> str:
+        """Return a training document: `length` solved questions of one subject under a header.
+
+        explained: each answer follows the fact that it rests on. As in a schoolbook, that teaches
+            apart what a plain quiz asks for at once: to know the fact, and to find its letter.
+        """
         subject = rng.choice(list(SUBJECTS))
         drawn = [self._training_question(subject, rng, row) for row in range(length)]
         *shots, last = drawn
         prompt = build_prompt(last, shots, PromptFormat(shots=len(shots), shot_order="kept"))
-        return f"{prompt} {last.letter}\n\n"
+        text = f"{prompt} {last.letter}\n\n"
+        if not explained:
+            return text
+        pieces = text.split("Answer:")
+        for index, question in enumerate(drawn):
+            right = question.choices[question.answer]
+            pieces[index] += f"The {SUBJECTS[subject]} is {right}.\n"
+        return "Answer:".join(pieces)
 
     def notes(self, rng: Random, length: int) -> str:
         """Return a training document: `length` facts in plain sentences."""
@@ -174,15 +185,19 @@ def toy_world(seed: int = SEED) -> ToyWorld:
 
 
 def training_documents(world: ToyWorld, seed: int, longest_quiz: int) -> Iterator[str]:
-    """Yield training documents for ever: three quizzes of 1 to `longest_quiz` questions a note."""
+    """Yield training documents for ever: a quarter notes, a quarter explained quizzes, half plain.
+
+    longest_quiz: questions in the longest quiz; the shortest has one.
+    """
     rng = Random(f"{world.seed}-documents-{seed}")
     while True:
-        if rng.random() < 0.25:
+        kind = rng.random()
+        if kind < 0.25:
             yield world.notes(rng, 4 * longest_quiz)
         else:
-            yield world.quiz(rng, rng.randint(1, longest_quiz))
+            yield world.quiz(rng, rng.randint(1, longest_quiz), explained=kind < 0.5)
 
 
 def _values(subject: str) -> list[str]:
-    """The pool of values that the facts of `subject` come from."""
+    """Return the pool of values that the facts of `subject` come from."""
     return VALUES[list(SUBJECTS).index(subject) // 4]

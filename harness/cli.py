@@ -99,3 +99,7 @@ def main() -> None:
     except UserError as error:
         click.echo(f"landscape: {error}", err=True)
         sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

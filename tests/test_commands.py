@@ -1,0 +1,80 @@
+"""The commands as a user types them: what they write, and how they refuse bad input."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fixtures.cases import TOY
+
+ROOT = Path(__file__).parents[1]
+MODEL, QUESTIONS = str(TOY / "model"), str(TOY / "questions")
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", "./nowhere"], "./nowhere: no such model folder"),
+        (["--model", MODEL, "--mmlu", "./nowhere"], "./nowhere: no such dataset folder"),
+        (["--model", MODEL, "--mmlu", QUESTIONS, "--shots", "9"], "9 shots asked for"),
+        (["--model", MODEL, "--mmlu", QUESTIONS, "--per-subject", "2"], "Gride at k=16 needs 33"),
+        (["--site", "norm3"], "unknown site 'norm3'; choose one of norm1"),
+        (["--claim", "no-such"], "unknown claim 'no-such'; choose from answers-late"),
+        (["--shots", "0,x"], "--shots is '0,x'"),
+        (["--published", "./nowhere.json"], "nowhere.json: cannot be read"),
+        (["--published", "LICENSE"], "LICENSE: not a file of published curves"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_2(
+    tmp_path: Path, options: list[str], message: str
+) -> None:
+    out = tmp_path / "out"
+    done = run("pytest", "claims", "--out", str(out), "--store", str(tmp_path / "store"), *options)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert message in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not out.exists() and not (tmp_path / "store").exists()
+
+
+def test_published_curves_are_judged_and_reported(tmp_path: Path) -> None:
+    curves = json.loads((ROOT / "reports" / "published-curves.json").read_text())
+    model = curves["models"]["mistral-7b"]
+    # Answers as modes from the first layer on: the opposite of what answers-late says.
+    model["ari_answers"]["0-shot"] = [0.5] * len(model["layer"])
+    model["note"] = "<script>alert(1)</script>"
+    file = tmp_path / "curves.json"
+    file.write_text(json.dumps({"models": {"<b>changed</b>": model}}))
+    done = run("pytest", "claims", "--published", str(file), "--out", str(tmp_path / "out"))
+    assert done.returncode == 1
+    assert "answers-late, published:<b>changed</b>: not reproduced" in done.stdout
+    assert "effect:     0.5" in done.stdout and "threshold:  at most 0.02" in done.stdout
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    verdicts = {one["claim"]: one["verdict"] for one in results["claims"]}
+    assert verdicts.pop("answers-late") == "not reproduced"
+    assert set(verdicts.values()) == {"reproduced"}
+    keys = {"claim", "model", "verdict", "effect", "interval", "threshold", "conditions", "seconds"}
+    assert keys <= set(results["claims"][0])
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "&lt;b&gt;changed" in report and "<b>changed" not in report
+    assert "<script src" not in report and "http" not in report.replace("http://www.w3.org", "")
+
+
+def test_measure_writes_a_landscape_and_refuses_an_unknown_site(tmp_path: Path) -> None:
+    common = ["--model", MODEL, "--mmlu", QUESTIONS, "--per-subject", "3"]
+    common += ["--store", str(tmp_path / "store"), "--out", str(tmp_path / "landscape.json")]
+    done = run("harness.cli", "measure", *common)
+    assert done.returncode == 0, done.stderr
+    table = json.loads((tmp_path / "landscape.json").read_text())
+    assert table["condition"] == "0-shot" and len(table["curves"]["density_peaks"]) == len(
+        table["layer"]
+    )
+    done = run("harness.cli", "measure", *common, "--site", "nowhere")
+    assert done.returncode == 2 and "unknown site 'nowhere'" in done.stderr

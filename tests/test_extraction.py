@@ -1,0 +1,97 @@
+"""Extraction against one whole forward pass a prompt, with transformers' own hidden states."""
+
+import pytest
+import torch
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedModel
+
+from fixtures.cases import TOY
+from harness.errors import ModelError
+from harness.extraction import extract
+from harness.models import letter_tokens, load_model, load_tokenizer
+from harness.protocol import ExtractionSettings
+
+PROMPTS = ["The north.\nAnswer:", "A. amber\nB. flint\nAnswer:", "Answer:", "What is it? " * 9]
+TOKENIZER = load_tokenizer(str(TOY / "model"))
+
+
+@pytest.fixture(scope="module")
+def toy() -> PreTrainedModel:
+    return load_model(str(TOY / "model"), "float32", torch.device("cpu"))
+
+
+def whole_prompt(model: PreTrainedModel, prompt: str) -> dict[str, list[torch.Tensor]]:
+    """Every site's (tokens, width) states, layer by layer, of one unpadded prompt."""
+    ids = torch.tensor([TOKENIZER(prompt)["input_ids"]])
+    with torch.inference_mode():
+        out = model(input_ids=ids, output_hidden_states=True, use_cache=False)
+    *blocks, final = out.hidden_states  # transformers: the inputs of the blocks, then final norm
+    layers = model.model.layers
+    norm1 = [layers[n].input_layernorm(blocks[n])[0] for n in range(1, len(layers))]
+    return {
+        "norm1": [*norm1, final[0]],
+        "res2": [*(block[0] for block in blocks[1:]), None, final[0]],
+        "logits": [out.logits[0]],
+    }
+
+
+@pytest.mark.parametrize("budget", [1, 60, 10000])
+@pytest.mark.parametrize("reduction", ["last", "mean"])
+@pytest.mark.parametrize("site", ["norm1", "res2", "logits"])
+def test_representations_are_those_of_whole_prompts(
+    toy: PreTrainedModel, site: str, reduction: str, budget: int
+) -> None:
+    found = extract(toy, TOKENIZER, PROMPTS, ExtractionSettings(site, reduction), budget)
+    for row, prompt in enumerate(PROMPTS):
+        expected = whole_prompt(toy, prompt)[site]
+        assert len(expected) == len(found.layers)
+        for layer, states in zip(sorted(found.layers), expected, strict=True):
+            if states is None:  # the last block's output, which transformers does not hand out
+                continue
+            last = reduction == "last" or site == "logits"
+            reduced = states[-1] if last else states.mean(dim=0)
+            torch.testing.assert_close(found.layers[layer][row], reduced, rtol=1e-4, atol=1e-4)
+
+
+def test_norm2_is_the_norm_of_the_residual_after_attention(toy: PreTrainedModel) -> None:
+    found = extract(toy, TOKENIZER, PROMPTS, ExtractionSettings("norm2"))
+    block = toy.model.layers[2]
+    seen: list[torch.Tensor] = []
+    handle = block.mlp.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    with torch.inference_mode():
+        toy(input_ids=torch.tensor([TOKENIZER(PROMPTS[0])["input_ids"]]))
+    handle.remove()
+    torch.testing.assert_close(found.layers[2][0], seen[0][0, -1], rtol=1e-4, atol=1e-4)
+
+
+def test_layers_letters_interval_and_length(toy: PreTrainedModel) -> None:
+    blocks = toy.config.num_hidden_layers
+    found = extract(toy, TOKENIZER, PROMPTS, ExtractionSettings(layer_interval=3))
+    assert sorted(found.layers) == [*range(3, blocks, 3), blocks]
+    logits = whole_prompt(toy, PROMPTS[1])["logits"][0][-1]
+    torch.testing.assert_close(
+        found.letter_logits[1], logits[letter_tokens(TOKENIZER)], rtol=1e-4, atol=1e-4
+    )
+    cut = extract(toy, TOKENIZER, [PROMPTS[3]], ExtractionSettings(max_length=4))
+    tail = TOKENIZER.decode(TOKENIZER(PROMPTS[3])["input_ids"][-4:])
+    alone = extract(toy, TOKENIZER, [tail], ExtractionSettings())
+    torch.testing.assert_close(cut.layers[blocks], alone.layers[blocks], rtol=1e-4, atol=1e-4)
+
+
+def test_another_architecture() -> None:
+    torch.manual_seed(0)
+    config = GPTNeoXConfig(
+        vocab_size=len(TOKENIZER), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=64,
+    )  # fmt: skip
+    model = GPTNeoXForCausalLM(config).eval()
+    found = extract(model, TOKENIZER, PROMPTS, ExtractionSettings())
+    ids = torch.tensor([TOKENIZER(PROMPTS[0])["input_ids"]])
+    with torch.inference_mode():
+        states = model(input_ids=ids, output_hidden_states=True).hidden_states
+    expected = model.gpt_neox.layers[1].input_layernorm(states[1])[0, -1]
+    torch.testing.assert_close(found.layers[1][0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_missing_model_is_named() -> None:
+    with pytest.raises(ModelError, match="no such model folder"):
+        load_model("./nowhere", "float32", torch.device("cpu"))

@@ -1,0 +1,106 @@
+"""Landscapes, curves, the store and the verdict."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fixtures.cases import PUBLISHED, TOY
+from fixtures.verdict import decide
+from harness.errors import RecordError
+from harness.landscape import CURVES, Landscape, read_published
+from harness.pipeline import Experiment
+from harness.protocol import PromptFormat, Subset
+from harness.store import Store
+
+VALUES = st.floats(allow_infinity=False, allow_nan=True)
+
+
+@given(values=st.lists(VALUES, min_size=1, max_size=9), accuracy=st.none() | st.floats(0, 1))
+def test_a_landscape_round_trips_through_json(values: list[float], accuracy: float | None) -> None:
+    layers = tuple(range(1, len(values) + 1))
+    made = Landscape("m", "0-shot", layers, dict.fromkeys(CURVES, tuple(values)), 3, accuracy)
+    read = Landscape.from_json(made.to_json())
+    assert read.to_json() == made.to_json()
+    assert read.layer == layers and read.accuracy == accuracy
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 99}', '{"schema": 1, "x": 2}'])
+def test_another_json_is_no_landscape(text: str) -> None:
+    with pytest.raises(RecordError, match=r"file\.json"):
+        Landscape.from_json(text, "file.json")
+
+
+def test_curves_by_depth() -> None:
+    curve = Landscape("m", "c", (1, 2, 3, 4), {"ari_subjects": (math.nan, 1.0, 4.0, 2.0)}, 3).curve(
+        "ari_subjects"
+    )
+    assert curve.depth.tolist() == [0.25, 0.5, 0.75, 1.0]
+    assert curve.between(0, 0.5).values.tolist() == [1.0]
+    assert curve.between(0, 1).peak_depth == 0.75
+    assert curve.between(0, 1).median == 2.0
+    assert curve.between(0, 1).width == pytest.approx(2 / 3)
+    assert curve.centroid == pytest.approx((0.5 + 3 + 2) / 7)
+
+
+def test_published_curves_are_read_as_they_stand() -> None:
+    published = json.loads(PUBLISHED.read_text())["models"]
+    read = read_published(PUBLISHED)
+    assert set(read) == set(published) and len(read) == 5
+    for model, conditions in read.items():
+        for name, landscape in conditions.items():
+            expected = published[model]["density_peaks"][name]
+            assert list(landscape.curves["density_peaks"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("effect", "interval", "direction", "word"),
+    [
+        (0.3, None, "at least", "reproduced"),
+        (0.1, None, "at least", "not reproduced"),
+        (0.1, None, "at most", "reproduced"),
+        (0.3, None, "at most", "not reproduced"),
+        (0.3, (0.25, 0.4), "at least", "reproduced"),
+        (0.3, (0.1, 0.4), "at least", "inconclusive"),
+        (0.3, (0.1, 0.4), "at most", "inconclusive"),
+        (math.nan, None, "at least", "inconclusive"),
+    ],
+)
+def test_a_verdict(
+    effect: float, interval: tuple[float, float] | None, direction: str, word: str
+) -> None:
+    assert decide(effect, interval, 0.2, direction) == word  # type: ignore[arg-type]
+
+
+def test_the_store_keeps_all_or_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def breaks(folder: Path) -> None:
+        (folder / "half").write_text("x")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.find_or_make("kind", "key", breaks)
+    assert store.find("kind", "key") is None
+    assert [path.name for path in (tmp_path / "kind").iterdir() if path.is_dir()] == []
+    made = store.find_or_make("kind", "key", lambda folder: (folder / "a").touch())
+    assert [path.name for path in made.iterdir()] == ["a"]
+    again = store.find_or_make("kind", "key", breaks)
+    assert again == made
+
+
+def test_a_second_run_computes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def experiment() -> Experiment:
+        return Experiment(
+            str(TOY / "model"), str(TOY / "questions"), Store(tmp_path), Subset(per_subject=3)
+        )
+
+    first = experiment().landscape(PromptFormat(1))
+    for name in ("_extract", "_measure"):
+        monkeypatch.setattr(Experiment, name, lambda *rest: pytest.fail("computed again"))
+    assert experiment().landscape(PromptFormat(1)).to_json() == first.to_json()
+    with pytest.raises(pytest.fail.Exception):
+        experiment().landscape(PromptFormat(2))

@@ -1,0 +1,71 @@
+"""Prompts against texts written by hand."""
+
+import numpy as np
+
+from harness.protocol import PromptFormat
+from harness.questions import Question, build_prompt
+
+ASKED = Question("  What is 2 + 2? ", (" 3", "4 ", "5", "22"), 1, "abstract_algebra", 7)
+SHOTS = [
+    Question("Is 0 even?", ("yes", "no", "both", "neither"), 0, "abstract_algebra", 0),
+    Question("Name a ring.", ("Z", "N", "7", "none"), 0, "abstract_algebra", 1),
+    Question("Name a prime.", ("4", "6", "8", "11"), 3, "abstract_algebra", 2),
+]
+
+ZERO_SHOT = """The following are multiple choice questions (with answers) about abstract algebra.
+
+What is 2 + 2?
+A. 3
+B. 4
+C. 5
+D. 22
+Answer:"""
+
+TWO_SHOT = """The following are multiple choice questions (with answers) about abstract algebra.
+
+Is 0 even?
+A. yes
+B. no
+C. both
+D. neither
+Answer: A
+
+Name a ring.
+A. Z
+B. N
+C. 7
+D. none
+Answer: A
+
+What is 2 + 2?
+A. 3
+B. 4
+C. 5
+D. 22
+Answer:"""
+
+
+def test_zero_shot_prompt() -> None:
+    assert build_prompt(ASKED, SHOTS, PromptFormat(0)) == ZERO_SHOT
+
+
+def test_two_shot_prompt_in_kept_order() -> None:
+    assert build_prompt(ASKED, SHOTS, PromptFormat(2, "kept")) == TWO_SHOT
+
+
+def test_shuffled_shots_are_the_same_shots_in_the_order_of_the_seed_and_row() -> None:
+    order = np.random.default_rng([42, ASKED.row]).permutation(3)
+    solved = [
+        "Is 0 even?\nA. yes\nB. no\nC. both\nD. neither\nAnswer: A\n\n",
+        "Name a ring.\nA. Z\nB. N\nC. 7\nD. none\nAnswer: A\n\n",
+        "Name a prime.\nA. 4\nB. 6\nC. 8\nD. 11\nAnswer: D\n\n",
+    ]
+    header, question = ZERO_SHOT.split("\n\n")
+    expected = header + "\n\n" + "".join(solved[index] for index in order) + question
+    assert build_prompt(ASKED, SHOTS, PromptFormat(3)) == expected
+
+
+def test_the_order_is_drawn_anew_for_every_question() -> None:
+    asked = [Question("q", ("1", "2", "3", "4"), 0, "abstract_algebra", row) for row in range(40)]
+    prompts = {build_prompt(question, SHOTS, PromptFormat(3)) for question in asked}
+    assert len(prompts) == 6  # all orders of three shots

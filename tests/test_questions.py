@@ -1,0 +1,122 @@
+"""Questions of MMLU's layout, of the toy world, and what is wrong with others."""
+
+from collections import Counter
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+
+from fixtures.cases import TOY
+from fixtures.toy_model import write_questions
+from harness.errors import DatasetError, SettingsError
+from harness.protocol import Subset
+from harness.questions.mmlu import load_questions
+from harness.questions.toy import ENTITIES, SUBJECTS, toy_world, training_documents
+
+QUESTIONS = str(TOY / "questions")
+
+
+def write_dataset(folder: Path, columns: dict[str, list[object]], split: str = "test") -> str:
+    (folder / "all").mkdir(parents=True)
+    datasets.Dataset.from_dict(columns).to_parquet(folder / "all" / f"{split}-0.parquet")
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- config_name: all\n  data_files:\n"
+        f"  - split: {split}\n    path: all/{split}-*.parquet\n---\n"
+    )
+    return str(folder)
+
+
+def rows(**changed: list[object]) -> dict[str, list[object]]:
+    whole: dict[str, list[object]] = {
+        "question": ["q0", "q1"],
+        "subject": ["s", "s"],
+        "choices": [["1", "2", "3", "4"]] * 2,
+        "answer": [0, 3],
+    }
+    return whole | changed
+
+
+def test_per_subject_draws_so_many_of_every_subject_and_always_the_same() -> None:
+    drawn = load_questions(QUESTIONS, Subset(per_subject=7), 5)
+    counts = Counter(question.subject for question in drawn.questions)
+    assert set(counts.values()) == {7} and set(counts) == set(SUBJECTS)
+    assert drawn == load_questions(QUESTIONS, Subset(per_subject=7), 5)
+    other = load_questions(QUESTIONS, Subset(per_subject=7, seed=1), 5)
+    assert other.fingerprint != drawn.fingerprint
+
+
+def test_a_subset_keeps_the_rows_of_the_whole() -> None:
+    whole = {
+        question.row: question for question in load_questions(QUESTIONS, Subset(), 0).questions
+    }
+    part = load_questions(QUESTIONS, Subset(per_subject=3), 0).questions
+    assert all(whole[question.row] == question for question in part)
+
+
+def test_the_papers_subset_has_its_published_size() -> None:
+    mask = np.unpackbits(np.load("harness/questions/mmlu_subset.npy"), count=14042)
+    assert mask.sum() == 9181
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (rows(answer=[0, 4]), "row 1: 'answer' is 4"),
+        (rows(choices=[["1", "2", "3", "4"], ["1", "2", "3"]]), "row 1: 'choices' must be 4"),
+        ({key: value for key, value in rows().items() if key != "subject"}, "no column 'subject'"),
+    ],
+)
+def test_a_bad_row_or_column_is_named(
+    tmp_path: Path, columns: dict[str, list[object]], message: str
+) -> None:
+    with pytest.raises(DatasetError, match=message):
+        load_questions(write_dataset(tmp_path / "d", columns), Subset(), 0)
+
+
+def test_a_missing_split_and_too_many_shots_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="cannot read split 'dev'"):
+        load_questions(write_dataset(tmp_path / "d", rows()), Subset(), 1)
+    with pytest.raises(DatasetError, match="6 shots asked for, but split 'dev' has 5"):
+        load_questions(QUESTIONS, Subset(), 6)
+    with pytest.raises(SettingsError, match="per-subject is 0"):
+        Subset(per_subject=0)
+
+
+def test_toy_answers_are_the_facts_and_letters_are_balanced() -> None:
+    world = toy_world()
+    for split in ("test", "dev", "validation"):
+        questions = world.questions(split)
+        for question in questions:
+            entity = next(
+                name
+                for name in ENTITIES
+                if name
+                in question.text.split("'")[0]
+                .replace("?", " ")
+                .replace(".", " ")
+                .replace(",", " ")
+                .split()
+            )
+            assert question.choices[question.answer] == world.facts[question.subject, entity]
+            assert len(set(question.choices)) == 4
+    letters = Counter(question.letter for question in world.questions("test"))
+    assert set(letters.values()) == {len(world.questions("test")) // 4}
+
+
+def test_toy_splits_and_training_documents_share_no_question() -> None:
+    world = toy_world()
+    texts = [
+        {(question.subject, question.text) for question in world.questions(split)}
+        for split in ("test", "dev", "validation")
+    ]
+    assert len(set.union(*texts)) == sum(map(len, texts))
+    documents = training_documents(world, 1, 6)
+    read = "".join(next(documents) for _ in range(3000))
+    assert not [text for _, text in set.union(*texts) if text in read]
+
+
+def test_the_toy_folder_is_what_the_world_makes(tmp_path: Path) -> None:
+    write_questions(toy_world(), tmp_path)
+    made = load_questions(str(tmp_path), Subset(), 5)
+    assert made.fingerprint == load_questions(QUESTIONS, Subset(), 5).fingerprint

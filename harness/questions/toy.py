@@ -146,6 +146,18 @@ class ToyWorld:
             )
         return " ".join(sentences) + "\n\n"
 
+    def exercise(self, rng: Random, length: int) -> str:
+        """Return a training document: `length` lists of choices, each told by letter and back."""
+        lists = []
+        for _ in range(length):
+            choices = rng.sample(rng.choice(VALUES), len(LETTERS))
+            pairs = list(zip(LETTERS, choices, strict=True))
+            listed = "".join(f"{letter}. {choice}\n" for letter, choice in pairs)
+            rng.shuffle(pairs)
+            told = " ".join(f"The letter of {choice} is {letter}." for letter, choice in pairs)
+            lists.append(f"{listed}{told}\n\n")
+        return "".join(lists)
+
     def _training_question(self, subject: str, rng: Random, row: int) -> Question:
         while True:
             wording, place = rng.randrange(len(WORDINGS)), rng.randrange(len(PLACES))
@@ -185,17 +197,21 @@ def toy_world(seed: int = SEED) -> ToyWorld:
 
 
 def training_documents(world: ToyWorld, seed: int, longest_quiz: int) -> Iterator[str]:
-    """Yield training documents for ever: a quarter notes, a quarter explained quizzes, half plain.
+    """Yield training documents for ever: notes, exercises, explained and plain quizzes alike.
 
     longest_quiz: questions in the longest quiz; the shortest has one.
     """
     rng = Random(f"{world.seed}-documents-{seed}")
     while True:
-        kind = rng.random()
-        if kind < 0.25:
-            yield world.notes(rng, 4 * longest_quiz)
-        else:
-            yield world.quiz(rng, rng.randint(1, longest_quiz), explained=kind < 0.5)
+        length = rng.randint(1, longest_quiz)
+        yield rng.choice(
+            (
+                world.notes(rng, 5 * length),
+                world.exercise(rng, length),
+                world.quiz(rng, length, explained=True),
+                world.quiz(rng, length),
+            )
+        )
 
 
 def _values(subject: str) -> list[str]:

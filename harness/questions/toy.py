@@ -131,7 +131,7 @@ class ToyWorld:
         pieces = text.split("Answer:")
         for index, question in enumerate(drawn):
             right = question.choices[question.answer]
-            pieces[index] += f"The {SUBJECTS[subject]} is {right}.\n"
+            pieces[index] += f"The {SUBJECTS[subject]} is {right}\n"
         return "Answer:".join(pieces)
 
     def notes(self, rng: Random, length: int) -> str:
@@ -154,8 +154,8 @@ class ToyWorld:
             pairs = list(zip(LETTERS, choices, strict=True))
             listed = "".join(f"{letter}. {choice}\n" for letter, choice in pairs)
             rng.shuffle(pairs)
-            told = " ".join(f"The letter of {choice} is {letter}." for letter, choice in pairs)
-            lists.append(f"{listed}{told}\n\n")
+            told = "".join(f" {choice} {letter}" for letter, choice in pairs)
+            lists.append(f"{listed}Letters:{told}\n\n")
         return "".join(lists)
 
     def _training_question(self, subject: str, rng: Random, row: int) -> Question:
@@ -196,22 +196,23 @@ def toy_world(seed: int = SEED) -> ToyWorld:
     return ToyWorld(facts, frozenset(rng.sample(pairs, len(pairs) // 4)), seed)
 
 
-def training_documents(world: ToyWorld, seed: int, longest_quiz: int) -> Iterator[str]:
+def training_documents(
+    world: ToyWorld, seed: int, longest_quiz: int, quizzes: bool = True
+) -> Iterator[str]:
     """Yield training documents for ever: notes, exercises, explained and plain quizzes alike.
 
     longest_quiz: questions in the longest quiz; the shortest has one.
+    quizzes: without them, notes and exercises only.
     """
     rng = Random(f"{world.seed}-documents-{seed}")
     while True:
-        length = rng.randint(1, longest_quiz)
-        yield rng.choice(
-            (
-                world.notes(rng, 5 * length),
-                world.exercise(rng, length),
-                world.quiz(rng, length, explained=True),
-                world.quiz(rng, length),
-            )
-        )
+        kind, length = rng.randrange(4 if quizzes else 2), rng.randint(1, longest_quiz)
+        if kind == 0:
+            yield world.notes(rng, 5 * length)
+        elif kind == 1:
+            yield world.exercise(rng, length)
+        else:
+            yield world.quiz(rng, length, explained=kind == 2)
 
 
 def _values(subject: str) -> list[str]:

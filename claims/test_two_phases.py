@@ -7,6 +7,7 @@ Llama-3-8b it is layer 16 of 32).
 import numpy as np
 import pytest
 
+from claims import TOY_ANSWERS_AT_CHANCE
 from fixtures.plugin import ConditionSet, Judge
 from harness.landscape import Curve
 
@@ -25,7 +26,8 @@ def hump(curve: Curve) -> float:
 
 @pytest.mark.claim(
     "two-phases-id",
-    exceptions={"published:llama-2-7b": "the paper sees no ID peak in Llama-2-7b"},
+    exceptions={"published:llama-2-7b": "the paper sees no ID peak in Llama-2-7b"}
+    | TOY_ANSWERS_AT_CHANCE,
 )
 def test_the_intrinsic_dimension_peaks_in_the_middle(
     landscapes: ConditionSet, judge: Judge
@@ -58,7 +60,7 @@ def test_the_peak_of_the_dimension_grows_with_shots(landscapes: ConditionSet, ju
     )
 
 
-@pytest.mark.claim("two-phases-peaks")
+@pytest.mark.claim("two-phases-peaks", exceptions=TOY_ANSWERS_AT_CHANCE)
 def test_there_are_more_density_peaks_before_the_transition(
     landscapes: ConditionSet, judge: Judge
 ) -> None:
@@ -78,7 +80,7 @@ def test_there_are_more_density_peaks_before_the_transition(
     )
 
 
-@pytest.mark.claim("two-phases-peaks-subjects")
+@pytest.mark.claim("two-phases-peaks-subjects", exceptions=TOY_ANSWERS_AT_CHANCE)
 def test_with_shots_there_are_about_as_many_peaks_as_subjects(
     landscapes: ConditionSet, judge: Judge
 ) -> None:
@@ -94,7 +96,7 @@ def test_with_shots_there_are_about_as_many_peaks_as_subjects(
     )
 
 
-@pytest.mark.claim("two-phases-core")
+@pytest.mark.claim("two-phases-core", exceptions=TOY_ANSWERS_AT_CHANCE)
 def test_core_points_are_early_and_most_with_shots(landscapes: ConditionSet, judge: Judge) -> None:
     """The core fraction is larger before the transition than after it, and largest with shots."""
     zero, few = landscapes.zero_shot, landscapes.most_shots

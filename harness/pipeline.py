@@ -60,13 +60,13 @@ class Experiment:
 
     def check(self) -> None:
         """Raise a UserError now for what would fail later: questions, model, number of points."""
+        assert self.fingerprint  # first: a model that is missing is found without the questions
         needed = 2 * self.geometry.id_k + 1
         if len(self.questions.questions) < needed:
             raise GeometryError(
                 f"{self.dataset}: {len(self.questions.questions)} questions, but Gride at "
                 f"k={self.geometry.id_k} needs {needed}; raise --per-subject"
             )
-        assert self.fingerprint
 
     def prompts(self, prompt: PromptFormat) -> list[str]:
         """Return the prompt of every question."""

@@ -88,7 +88,7 @@ def test_another_architecture() -> None:
     ids = torch.tensor([TOKENIZER(PROMPTS[0])["input_ids"]])
     with torch.inference_mode():
         states = model(input_ids=ids, output_hidden_states=True).hidden_states
-    expected = model.gpt_neox.layers[1].input_layernorm(states[1])[0, -1]
+        expected = model.gpt_neox.layers[1].input_layernorm(states[1])[0, -1]
     torch.testing.assert_close(found.layers[1][0], expected, rtol=1e-4, atol=1e-4)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,11 +54,11 @@ def _read(source: str, split: str) -> list[Question]:
     # Imported late: a second, and not needed by who only asks for help or reads a record.
     import datasets
 
-    if _looks_local(source) and not Path(source).is_dir():
+    if _looks_local(source) and not Path(source).expanduser().is_dir():
         raise DatasetError(f"{source}: no such dataset folder; give a folder or a hub name")
     datasets.disable_progress_bars()
     try:
-        table = datasets.load_dataset(source, CONFIGURATION, split=split)
+        table = _load(source, split)
     except Exception as error:  # the library raises a dozen kinds, and what matters is its text
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise DatasetError(
@@ -70,6 +72,23 @@ def _read(source: str, split: str) -> list[Question]:
             f"MMLU's columns are {', '.join(COLUMNS)}"
         )
     return [_question(source, split, index, row) for index, row in enumerate(table)]
+
+
+def _load(source: str, split: str) -> Any:
+    import datasets
+
+    if not Path(source).expanduser().is_dir():
+        return datasets.load_dataset(source, CONFIGURATION, split=split)
+    # The library's cache can take one local folder for another of the same name and serve its
+    # rows, so a folder is read anew.
+    with tempfile.TemporaryDirectory() as cache:
+        return datasets.load_dataset(
+            str(Path(source).expanduser()),
+            CONFIGURATION,
+            split=split,
+            cache_dir=cache,
+            keep_in_memory=True,
+        )
 
 
 def _question(source: str, split: str, index: int, row: dict[str, object]) -> Question:

@@ -1,15 +1,14 @@
 """A small generated world of facts, asked about in multiple-choice questions.
 
-Every subject is a table of facts: it gives each entity of the world one value. Entities, wordings
-and values are shared between subjects, so to answer one has to know the facts of the subject.
-What a language model reads in training (`notes` and `quizzes`) holds every fact, but none of the
-questions of the test, dev and validation splits: a wording of a question in a certain place is
-either for training or for asking.
+Every subject speaks of entities of its own and gives each of them one value; kindred subjects, four
+by four, share a pool of values. To answer, one has to know the facts. What a language model reads in
+training (`training_documents`) holds every fact, but none of the questions of the test, dev and
+validation splits: a wording of a question in a certain place is either for training or for asking.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from random import Random
 
@@ -20,11 +19,11 @@ from harness.questions.question import LETTERS, Question
 SEED = 2409
 SPLIT_SIZES = {"test": 80, "dev": 5, "validation": 40}  # questions a subject
 
-ENTITIES = (
-    "Avo Belu Cato Doru Emi Fano Gita Halu Ilo Jano Kesi Lumo Mira Nolu Oda Pavi Quno Rasi Selo "
-    "Tari Ulo Vena Wiro Xilu Yoma Zeno Arbo Brina Corva Delmo Erlu Falco Gorma Hesti Irna Jolta "
-    "Kurmo Lenka Morva Nesti"
-).split()
+# Names are a first and a second syllable: one for every entity of the world.
+SYLLABLES = (
+    "Bo Da Fe Gu Hi Jo Ka Le Mu Ni Pa Ro Su Te Vi Zo".split(),
+    "bra din ful gor lek mis nat ven".split(),
+)
 
 # Four pools of values, each shared by four subjects.
 VALUES = (
@@ -82,11 +81,11 @@ NOTES = (
 class ToyWorld:
     """The facts, and which wordings in which places are kept for asking.
 
-    facts: value by (subject, entity).
+    facts: value by entity, by subject.
     reserved: (wording, place) pairs, as indices, of the test, dev and validation splits.
     """
 
-    facts: dict[tuple[str, str], str]
+    facts: dict[str, dict[str, str]]
     reserved: frozenset[tuple[int, int]]
     seed: int
 
@@ -99,7 +98,7 @@ class ToyWorld:
         found: list[Question] = []
         for subject in SUBJECTS:
             rng = Random(f"{self.seed}-{subject}")
-            asked = [(entity, *pair) for entity in ENTITIES for pair in sorted(self.reserved)]
+            asked = [(entity, *pair) for entity in self.facts[subject] for pair in sorted(self.reserved)]
             rng.shuffle(asked)
             start = sum(
                 size for name, size in SPLIT_SIZES.items() if name < split
@@ -115,34 +114,34 @@ class ToyWorld:
                 )
         return found
 
-    def quiz(self, rng: Random, length: int, explained: bool = False) -> str:
+    def quiz(self, rng: Random, length: int, answers: str = "letter") -> str:
         """Return a training document: `length` solved questions of one subject under a header.
 
-        explained: each answer follows the fact that it rests on. As in a schoolbook, that teaches
-            apart what a plain quiz asks for at once: to know the fact, and to find its letter.
+        answers: `letter`, as in the prompts; `words`, the right choice itself, as elsewhere in the
+            world; `both`, the fact and then its letter. As in a schoolbook, the last two teach apart
+            what the first asks for at once: to know the fact, and to find its letter.
         """
-        subject = rng.choice(list(SUBJECTS))
+        subject = rng.choice(list(self.facts))
         drawn = [self._training_question(subject, rng, row) for row in range(length)]
         *shots, last = drawn
         prompt = build_prompt(last, shots, PromptFormat(shots=len(shots), shot_order="kept"))
-        text = f"{prompt} {last.letter}\n\n"
-        if not explained:
-            return text
-        pieces = text.split("Answer:")
+        pieces = f"{prompt} {last.letter}\n\n".split("Answer:")
         for index, question in enumerate(drawn):
             right = question.choices[question.answer]
-            pieces[index] += f"The {SUBJECTS[subject]} is {right}\n"
+            if answers == "words":
+                pieces[index + 1] = pieces[index + 1].replace(f" {question.letter}", f" {right}", 1)
+            elif answers == "both":
+                pieces[index] += f"The {SUBJECTS[subject]} is {right}\n"
         return "Answer:".join(pieces)
 
     def notes(self, rng: Random, length: int) -> str:
         """Return a training document: `length` facts in plain sentences."""
         sentences = []
         for _ in range(length):
-            subject, entity = rng.choice(list(SUBJECTS)), rng.choice(ENTITIES)
+            subject = rng.choice(list(self.facts))
+            entity, value = rng.choice(list(self.facts[subject].items()))
             sentences.append(
-                rng.choice(NOTES).format(
-                    noun=SUBJECTS[subject], entity=entity, value=self.facts[subject, entity]
-                )
+                rng.choice(NOTES).format(noun=SUBJECTS[subject], entity=entity, value=value)
             )
         return " ".join(sentences) + "\n\n"
 
@@ -163,7 +162,8 @@ class ToyWorld:
             wording, place = rng.randrange(len(WORDINGS)), rng.randrange(len(PLACES))
             if (wording, place) not in self.reserved:
                 break
-        entity, letter = rng.choice(ENTITIES), rng.randrange(len(LETTERS))
+        entity = rng.choice(list(self.facts[subject]))
+        letter = rng.randrange(len(LETTERS))
         return self._question(subject, entity, wording, place, letter, rng, row)
 
     def _question(
@@ -176,7 +176,7 @@ class ToyWorld:
         rng: Random,
         row: int,
     ) -> Question:
-        right = self.facts[subject, entity]
+        right = self.facts[subject][entity]
         wrong = [value for value in _values(subject) if value != right]
         choices = rng.sample(wrong, len(LETTERS) - 1)
         choices.insert(letter, right)
@@ -187,32 +187,35 @@ class ToyWorld:
 def toy_world(seed: int = SEED) -> ToyWorld:
     """Return the world of `seed`; the same seed gives the same world on every machine."""
     rng = Random(seed)
+    names = [first + second for first in SYLLABLES[0] for second in SYLLABLES[1]]
+    rng.shuffle(names)
     facts = {
-        (subject, entity): rng.choice(_values(subject))
-        for subject in SUBJECTS
-        for entity in ENTITIES
+        subject: {name: rng.choice(_values(subject)) for name in names[index :: len(SUBJECTS)]}
+        for index, subject in enumerate(SUBJECTS)
     }
     pairs = [(wording, place) for wording in range(len(WORDINGS)) for place in range(len(PLACES))]
     return ToyWorld(facts, frozenset(rng.sample(pairs, len(pairs) // 4)), seed)
 
 
 def training_documents(
-    world: ToyWorld, seed: int, longest_quiz: int, quizzes: bool = True
+    world: ToyWorld, seed: int, longest_quiz: int, shares: Mapping[str, float]
 ) -> Iterator[str]:
-    """Yield training documents for ever: notes, exercises, explained and plain quizzes alike.
+    """Yield training documents for ever.
 
     longest_quiz: questions in the longest quiz; the shortest has one.
-    quizzes: without them, notes and exercises only.
+    shares: how often a document is of which kind: `notes`, `exercise`, or how a quiz gives its
+        answers (`letter`, `words`, `both`).
     """
     rng = Random(f"{world.seed}-documents-{seed}")
     while True:
-        kind, length = rng.randrange(4 if quizzes else 2), rng.randint(1, longest_quiz)
-        if kind == 0:
+        (kind,) = rng.choices(list(shares), list(shares.values()))
+        length = rng.randint(1, longest_quiz)
+        if kind == "notes":
             yield world.notes(rng, 5 * length)
-        elif kind == 1:
+        elif kind == "exercise":
             yield world.exercise(rng, length)
         else:
-            yield world.quiz(rng, length, explained=kind == 2)
+            yield world.quiz(rng, length, kind)
 
 
 def _values(subject: str) -> list[str]:

@@ -7,7 +7,6 @@ Llama-3-8b it is layer 16 of 32).
 import numpy as np
 import pytest
 
-from claims import TOY_ANSWERS_AT_CHANCE
 from fixtures.plugin import ConditionSet, Judge
 from harness.landscape import Curve
 
@@ -26,8 +25,10 @@ def hump(curve: Curve) -> float:
 
 @pytest.mark.claim(
     "two-phases-id",
-    exceptions={"published:llama-2-7b": "the paper sees no ID peak in Llama-2-7b"}
-    | TOY_ANSWERS_AT_CHANCE,
+    exceptions={
+        "published:llama-2-7b": "the paper sees no ID peak in Llama-2-7b",
+        "toy": "the toy's ID rises to its last blocks and does not fall again",
+    },
 )
 def test_the_intrinsic_dimension_peaks_in_the_middle(
     landscapes: ConditionSet, judge: Judge
@@ -60,7 +61,7 @@ def test_the_peak_of_the_dimension_grows_with_shots(landscapes: ConditionSet, ju
     )
 
 
-@pytest.mark.claim("two-phases-peaks", exceptions=TOY_ANSWERS_AT_CHANCE)
+@pytest.mark.claim("two-phases-peaks")
 def test_there_are_more_density_peaks_before_the_transition(
     landscapes: ConditionSet, judge: Judge
 ) -> None:
@@ -80,7 +81,10 @@ def test_there_are_more_density_peaks_before_the_transition(
     )
 
 
-@pytest.mark.claim("two-phases-peaks-subjects", exceptions=TOY_ANSWERS_AT_CHANCE)
+@pytest.mark.claim(
+    "two-phases-peaks-subjects",
+    exceptions={"toy": "the toy's early layers have up to twice as many peaks as subjects"},
+)
 def test_with_shots_there_are_about_as_many_peaks_as_subjects(
     landscapes: ConditionSet, judge: Judge
 ) -> None:
@@ -96,7 +100,12 @@ def test_with_shots_there_are_about_as_many_peaks_as_subjects(
     )
 
 
-@pytest.mark.claim("two-phases-core", exceptions=TOY_ANSWERS_AT_CHANCE)
+@pytest.mark.claim(
+    "two-phases-core",
+    exceptions={
+        "toy": "shots leave the toy's early layers no more core points than it has without"
+    },
+)
 def test_core_points_are_early_and_most_with_shots(landscapes: ConditionSet, judge: Judge) -> None:
     """The core fraction is larger before the transition than after it, and largest with shots."""
     zero, few = landscapes.zero_shot, landscapes.most_shots

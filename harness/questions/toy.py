@@ -1,9 +1,9 @@
 """A small generated world of facts, asked about in multiple-choice questions.
 
-Every subject speaks of entities of its own and gives each of them one value; kindred subjects, four
-by four, share a pool of values. To answer, one has to know the facts. What a language model reads in
-training (`training_documents`) holds every fact, but none of the questions of the test, dev and
-validation splits: a wording of a question in a certain place is either for training or for asking.
+Every subject speaks of entities of its own and gives each of them one value; kindred subjects,
+four by four, share a pool of values. To answer, one has to know the facts. What a language model
+reads in training (`training_documents`) holds every fact, but none of the questions of the test,
+dev and validation splits: a wording in a certain place is either for training or for asking.
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ class ToyWorld:
         found: list[Question] = []
         for subject in SUBJECTS:
             rng = Random(f"{self.seed}-{subject}")
-            asked = [(entity, *pair) for entity in self.facts[subject] for pair in sorted(self.reserved)]
+            asked = [
+                (entity, *pair) for entity in self.facts[subject] for pair in sorted(self.reserved)
+            ]
             rng.shuffle(asked)
             start = sum(
                 size for name, size in SPLIT_SIZES.items() if name < split
@@ -118,8 +120,8 @@ class ToyWorld:
         """Return a training document: `length` solved questions of one subject under a header.
 
         answers: `letter`, as in the prompts; `words`, the right choice itself, as elsewhere in the
-            world; `both`, the fact and then its letter. As in a schoolbook, the last two teach apart
-            what the first asks for at once: to know the fact, and to find its letter.
+            world; `both`, the fact and then its letter. As in a schoolbook, the last two teach
+            apart what the first asks for at once: to know the fact, and to find its letter.
         """
         subject = rng.choice(list(self.facts))
         drawn = [self._training_question(subject, rng, row) for row in range(length)]

@@ -78,8 +78,7 @@ class Run:
             **environment["versions"],
         }
         rows = "".join(
-            f"<tr><td>{_text(key)}</td><td>{_text(str(value))}</td></tr>"
-            for key, value in flat.items()
+            f"<tr><td>{_text(key)}</td><td>{_text(value)}</td></tr>" for key, value in flat.items()
         )
         return f"<table>{rows}</table>"
 
@@ -133,5 +132,5 @@ def _sentence(claim: str, verdicts: dict[tuple[str, str], dict[str, Any]]) -> st
     return next(str(one["sentence"]) for (name, _), one in verdicts.items() if name == claim)
 
 
-def _text(value: str) -> str:
-    return html.escape(value)
+def _text(value: object) -> str:
+    return html.escape(", ".join(map(str, value)) if isinstance(value, list) else str(value))

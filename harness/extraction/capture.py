@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from harness.errors import ModelError
-from harness.protocol import Reduction, Site
+from harness.protocol import Site
 
 # Where transformers' decoder-only models keep a block's norms. Gemma's norm before the MLP comes
 # first: its post_attention_layernorm is another norm, inside the attention's residual branch.
@@ -27,7 +26,8 @@ def site_modules(model: PreTrainedModel, site: Site, interval: int = 1) -> dict[
 
     Layer n is at block n, and the last layer, numbered like the number of blocks, is the final
     norm. `norm1` begins with layer 1: the paper leaves l_0 out, where the last token of every
-    prompt is the same. `logits` is one layer, lm_head. Every `interval`-th layer is kept.
+    prompt is the same. `logits` has none: lm_head is no
+    part of the decoder. Every `interval`-th layer is kept.
 
     Raises ModelError for a model whose blocks have other names.
     """
@@ -36,7 +36,7 @@ def site_modules(model: PreTrainedModel, site: Site, interval: int = 1) -> dict[
     assert isinstance(blocks, nn.ModuleList)
     last = len(blocks)
     if site == "logits":
-        return {last: model.get_output_embeddings()}
+        return {}  # not a module of the decoder: see `extract`
     chosen: dict[int, nn.Module] = {}
     for number in range(0, last, interval):
         if site == "norm1" and number == 0:
@@ -48,36 +48,23 @@ def site_modules(model: PreTrainedModel, site: Site, interval: int = 1) -> dict[
 
 
 @contextmanager
-def capturing(
-    modules: dict[int, nn.Module], mask: Tensor, reduction: Reduction
-) -> Iterator[dict[int, Tensor]]:
-    """Yield a dict that the next forward pass fills: layer -> (batch, width), on the device.
+def capturing(modules: dict[int, nn.Module], take: Callable[[int, Tensor], None]) -> Iterator[None]:
+    """Hand (layer, output) of every module to `take` while the context is open.
 
-    mask: (batch, tokens) of the right-padded batch, 1 on real tokens. A module that is given one
-        position only (lm_head, see `extract`) is taken as it is.
+    output: (sequences, tokens, width), on the module's device.
     """
-    rows = torch.arange(len(mask), device=mask.device)
-    last = mask.sum(dim=1) - 1
-    taken: dict[int, Tensor] = {}
 
     def hook(layer: int):  # type: ignore[no-untyped-def]
-        def take(module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
-            states = output if isinstance(output, Tensor) else output[0]
-            if states.dim() == 2:
-                taken[layer] = states
-            elif reduction == "last":
-                taken[layer] = states[rows, last]
-            else:
-                # float32 sums: in bf16 the hundredth token would no longer move the mean.
-                real = mask.unsqueeze(-1).float()
-                mean = (states.float() * real).sum(dim=1) / real.sum(dim=1)
-                taken[layer] = mean.to(states.dtype)
+        def hand_over(
+            module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]
+        ) -> None:
+            take(layer, output if isinstance(output, Tensor) else output[0])
 
-        return take
+        return hand_over
 
     handles = [module.register_forward_hook(hook(layer)) for layer, module in modules.items()]
     try:
-        yield taken
+        yield
     finally:
         for handle in handles:
             handle.remove()

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+from torch import Tensor, nn
+from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from harness.extraction.capture import capturing, site_modules
+from harness.extraction.forward import forward_of
+from harness.extraction.prefix_tree import LEAST_SAVING, Node, build_tree, walk
 from harness.models import Tokenizer, letter_tokens
 from harness.protocol import ExtractionSettings
 
-TOKEN_BUDGET = 16384
+# Tokens a pass, by device: a CPU is fastest while a block's activations stay in its cache.
+TOKEN_BUDGETS = {"cpu": 512, "cuda": 16384}
+CACHE_BUDGET = 65536
 
 
 @dataclass(frozen=True)
@@ -62,54 +67,98 @@ def extract(
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     settings: ExtractionSettings,
-    token_budget: int = TOKEN_BUDGET,
+    token_budget: int | None = None,
+    cache_budget: int = CACHE_BUDGET,
+    share: bool = True,
     description: str = "extracting",
 ) -> Representations:
     """Return the representations of `prompts` at the site of `settings`.
 
-    token_budget: padded tokens a batch. It changes speed and memory, not results.
+    token_budget: tokens a pass. cache_budget: tokens whose keys and values are held for the prompts
+        that share them. share: compute what prompts share once. All three change speed and memory,
+        not results.
 
     Raises ModelError for an unknown architecture.
     Source: the paper, section 3; its repository's `extraction/`.
     """
     limit = settings.max_length or getattr(model.config, "max_position_embeddings", None)
-    tokens = [
-        torch.tensor(ids[-limit:] if limit else ids)
-        for ids in tokenizer(list(prompts))["input_ids"]
-    ]
+    tokens = [ids[-limit:] if limit else ids for ids in tokenizer(list(prompts))["input_ids"]]
+    budget = token_budget or TOKEN_BUDGETS.get(model.device.type, TOKEN_BUDGETS["cpu"])
     modules = site_modules(model, settings.site, settings.layer_interval)
-    letters = letter_tokens(tokenizer)
+    last_layer = model.config.get_text_config().num_hidden_layers
     head = model.get_output_embeddings()
+    letters = letter_tokens(tokenizer)
     layers: dict[int, Tensor] = {}
     letter_logits = torch.empty(len(prompts), len(letters))
-    with tqdm(total=len(prompts), desc=description, unit="prompt") as progress:
-        for batch in _batches([len(ids) for ids in tokens], token_budget):
-            ids = pad_sequence([tokens[index] for index in batch], batch_first=True)
-            lengths = torch.tensor([len(tokens[index]) for index in batch])
-            mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long().to(model.device)
-            with capturing(modules, mask, settings.reduction) as taken:
-                states = model.get_decoder()(
-                    input_ids=ids.to(model.device), attention_mask=mask, use_cache=False
-                ).last_hidden_state
-                # lm_head on the last position only: at every position its output would be the
-                # largest tensor of all by far.
-                logits = head(states[torch.arange(len(batch)), lengths - 1])
-            letter_logits[batch] = logits[:, letters].float().cpu()
+    with (
+        forward_of(model, share) as forward,
+        tqdm(total=len(prompts), desc=description, unit="prompt") as progress,
+    ):
+        roots = build_tree(tokens, LEAST_SAVING if forward.shares else sys.maxsize)
+        for nodes in walk(roots, budget, cache_budget):
+            places = forward.places(nodes).to(model.device)
+            lengths = [len(node.tokens) for node in nodes]
+            ends = places[torch.tensor(lengths).cumsum(0) - 1]
+            taken: dict[int, Tensor] = {}
+
+            def reduce(
+                layer: int,
+                output: Tensor,
+                *,
+                nodes: list[Node] = nodes,
+                places: Tensor = places,
+                ends: Tensor = ends,
+                taken: dict[int, Tensor] = taken,
+            ) -> None:
+                states = output.flatten(0, 1)
+                last = settings.reduction == "last"
+                taken[layer] = states[ends] if last else _means(nodes, states[places], layer)
+
+            with capturing(modules, reduce):
+                states = forward(nodes).flatten(0, 1)[ends]
+            rows = [row for node in nodes for row in node.rows]
+            if not rows:
+                continue
+            source = [index for index, node in enumerate(nodes) for _ in node.rows]
+            if settings.site == "logits":
+                taken[last_layer] = head(states)
+                logits = taken[last_layer][:, letters]
+            else:
+                logits = _some_logits(head, states, letters)
+            letter_logits[rows] = logits[source].float().cpu()
             for layer, values in taken.items():
                 if layer not in layers:
                     layers[layer] = torch.empty(len(prompts), values.shape[1], dtype=values.dtype)
-                layers[layer][batch] = values.cpu()
-            progress.update(len(batch))
+                layers[layer][rows] = values[source].cpu()
+            progress.update(len(rows))
     return Representations(layers, letter_logits)
 
 
-def _batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Yield indices in batches of like length, longest first: memory runs out at once or never."""
-    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    while order:
-        size = max(1, budget // max(1, lengths[order[0]]))
-        yield order[:size]
-        order = order[size:]
+def _means(nodes: Sequence[Node], states: Tensor, layer: int) -> Tensor:
+    """Return (nodes, width), the mean from each prompt's first token to the node's last.
+
+    states: (N, width), the nodes' tokens one node after the other.
+    """
+    means = []
+    begin = 0
+    for node in nodes:
+        # float32 sums: in bf16 the hundredth token would no longer move the mean.
+        total = states[begin : begin + len(node.tokens)].sum(dim=0, dtype=torch.float32)
+        begin += len(node.tokens)
+        if node.parent:
+            total = total + node.parent.held["sum", layer]
+        if node.children:
+            node.held["sum", layer] = total
+        means.append(total / node.end)
+    return torch.stack(means).to(states.dtype)
+
+
+def _some_logits(head: nn.Module, states: Tensor, tokens: Sequence[int]) -> Tensor:
+    # lm_head is a third of a small model: for four of its rows the others need not be read.
+    if type(head) is nn.Linear:
+        bias = None if head.bias is None else head.bias[tokens]
+        return F.linear(states, head.weight[tokens], bias)
+    return head(states)[:, tokens]  # type: ignore[no-any-return]
 
 
 def _layer_file(folder: Path, layer: int) -> Path:

@@ -1,0 +1,156 @@
+"""Shared prefixes against whole prompts: the tree, its walk, and what models make of them."""
+
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from fixtures.cases import TOY
+from harness.extraction import extract
+from harness.extraction.prefix_tree import Node, build_tree, walk
+from harness.extraction.shared_attention import attention_and_weight
+from harness.models import load_tokenizer
+from harness.protocol import ExtractionSettings
+
+TOKENIZER = load_tokenizer(str(TOY / "model"))
+# Few different tokens, so that random prompts begin alike.
+PROMPTS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_size=1, max_size=12)
+
+
+def nodes_of(roots: list[Node]) -> list[Node]:
+    return [node for root in roots for node in [root, *nodes_of(root.children)]]
+
+
+@given(PROMPTS, st.sampled_from([1, 3, 10, sys.maxsize]))
+def test_every_prompt_is_the_path_to_its_node(prompts: list[list[int]], saving: int) -> None:
+    nodes = nodes_of(build_tree(prompts, saving))
+    assert sorted(row for node in nodes for row in node.rows) == list(range(len(prompts)))
+    for node in nodes:
+        assert node.start == sum(len(above.tokens) for above in node.path[:-1])
+        for row in node.rows:
+            assert [token for one in node.path for token in one.tokens] == prompts[row]
+    if saving == 1:  # no two siblings begin alike: every prefix is there once
+        distinct = {tuple(prompt[:end]) for prompt in prompts for end in range(1, len(prompt) + 1)}
+        assert sum(len(node.tokens) for node in nodes) == len(distinct)
+    if saving == sys.maxsize:
+        assert sorted(node.tokens for node in nodes) == sorted(map(list, {*map(tuple, prompts)}))
+
+
+def test_a_cut_must_pay() -> None:
+    prompts = [[1, 2, 3, 4], [1, 2, 3, 5], [1, 9]]
+    assert len(build_tree(prompts, 3)) == 2  # [1] would save 2 tokens, [1, 2, 3] saves 3
+    assert [[*node.tokens] for node in nodes_of(build_tree(prompts, 3)) if node.children] == [
+        [1, 2, 3]
+    ]
+    assert not any(node.children for node in build_tree(prompts, 4))
+
+
+@given(PROMPTS, st.integers(1, 20), st.integers(0, 20))
+def test_a_walk_runs_parents_first_within_its_budgets(
+    prompts: list[list[int]], tokens: int, cache: int
+) -> None:
+    roots = build_tree(prompts, 1)
+    done: set[Node] = set()
+    for batch in walk(roots, tokens, cache):
+        assert len(batch) == 1 or sum(len(node.tokens) for node in batch) <= tokens
+        assert all(node.parent is None or node.parent in done for node in batch)
+        assert not done & set(batch)
+        done |= set(batch)
+        for node in batch:
+            node.held["keys", 0] = "here" if node.children else None
+        holding = [node for node in done if node.children and node.held]
+        longest = max(node.end for node in nodes_of(roots))
+        assert sum(len(node.tokens) for node in holding) <= cache + longest
+    assert done == set(nodes_of(roots))
+    assert not any(node.held for node in done if node.children)
+
+
+SMALL = {
+    "vocab_size": len(TOKENIZER), "hidden_size": 32, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "intermediate_size": 64, "initializer_range": 0.3,
+}  # fmt: skip
+GROUPED = {**SMALL, "num_key_value_heads": 2}
+MODELS: dict[str, Callable[[], PreTrainedModel]] = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**GROUPED)),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**GROUPED, tie_word_embeddings=True)),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**GROUPED, sliding_window=8)),
+    "gemma3": lambda: Gemma3ForCausalLM(
+        Gemma3TextConfig(**GROUPED, head_dim=8, sliding_window=6, sliding_window_pattern=2)
+    ),
+    "gpt-neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**SMALL)),
+}
+WORDS = ["Question", "what", "is", "the", "north", "A", "B", "amber", "\n", "Answer:"]
+TEXTS = st.lists(
+    st.lists(st.sampled_from(WORDS), min_size=1, max_size=9).map(" ".join), min_size=1, max_size=6
+)
+
+
+@pytest.mark.filterwarnings("error")  # a model that falls back to whole prompts fails
+@pytest.mark.parametrize("reduction", ["last", "mean"])
+@pytest.mark.parametrize("site", ["norm1", "norm2", "res2", "logits"])
+@pytest.mark.parametrize("name", MODELS)
+def test_shared_prefixes_change_no_representation(name: str, site: str, reduction: str) -> None:
+    torch.manual_seed(0)
+    model = MODELS[name]().eval()
+
+    @given(TEXTS, TEXTS, st.integers(1, 60))
+    @settings(max_examples=6, deadline=None)
+    def agree(shots: list[str], questions: list[str], budget: int) -> None:
+        prompts = [f"{TOKENIZER.decode([5])} {s} {s} {q}" for s in shots for q in questions]
+        chosen = ExtractionSettings(site, reduction)
+        found = extract(model, TOKENIZER, prompts, chosen, budget, cache_budget=budget)
+        for row, prompt in enumerate(prompts):
+            whole = extract(model, TOKENIZER, [prompt], chosen, share=False)
+            for layer, states in whole.layers.items():
+                error = (found.layers[layer][row] - states[0]).norm() / states[0].norm()
+                assert error < 1e-4, (layer, prompt)
+            torch.testing.assert_close(
+                found.letter_logits[row], whole.letter_logits[0], rtol=1e-4, atol=1e-4
+            )
+
+    agree()
+
+
+def test_a_model_that_cannot_share_says_so_and_is_right() -> None:
+    torch.manual_seed(0)
+    model = BloomForCausalLM(
+        BloomConfig(vocab_size=len(TOKENIZER), hidden_size=32, n_layer=2, n_head=4)
+    ).eval()
+    prompts = ["the north is A", "the north is B B"]
+    model.transformer.layers, model.transformer.norm = model.transformer.h, model.transformer.ln_f
+    with pytest.warns(UserWarning, match="whole prompts are computed") as warned:
+        found = extract(model, TOKENIZER, prompts, ExtractionSettings("res2"))
+    assert len(warned) == 1
+    ids = torch.tensor([TOKENIZER(prompts[0])["input_ids"]])
+    with torch.inference_mode():
+        states = model(input_ids=ids, output_hidden_states=True).hidden_states
+    torch.testing.assert_close(found.layers[2][0], states[-1][0, -1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_attention_on_other_devices_is_that_of_the_cpu(causal: bool) -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, 5, 4)
+    wide = torch.cat([v, v], dim=2)  # values of another width take the plain way
+    out, weight = attention_and_weight(q, k, v, 0.5, causal, None)
+    plain, plain_weight = attention_and_weight(q, k, wide, 0.5, causal, None)
+    torch.testing.assert_close(torch.cat([out, out], dim=2), plain)
+    torch.testing.assert_close(weight, plain_weight)

@@ -21,7 +21,10 @@ def test_early_peaks_are_subjects_with_shots(landscapes: ConditionSet, judge: Ju
     )
 
 
-@pytest.mark.claim("subjects-more-shots")
+@pytest.mark.claim(
+    "subjects-more-shots",
+    exceptions={"toy": "the toy's grouping by subject hardly grows with shots"},
+)
 def test_more_shots_group_better_earlier_and_more_narrowly(
     landscapes: ConditionSet, judge: Judge
 ) -> None:

@@ -1,0 +1,133 @@
+"""Extraction against the published method's shape: prompts a second, and the share of the floor.
+
+    pytest tests/benchmarks/test_extraction.py --benchmark-only [--model DIR --mmlu DIR]
+
+Naive is one whole prompt at a time, hooks that keep every token of every layer, and logits at
+every position. It is timed on one prompt of every subject, the engine on `--per-subject` of each.
+The floor is the time of the arithmetic alone: twice the parameters without embeddings for every
+distinct token, at the rate of a large matrix product measured beside it.
+"""
+
+import time
+from dataclasses import dataclass
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from fixtures.cases import TOY
+from harness.extraction import extract
+from harness.extraction.capture import capturing, site_modules
+from harness.extraction.prefix_tree import Node, build_tree
+from harness.models import Tokenizer, default_device, load_model, load_tokenizer
+from harness.protocol import ExtractionSettings, PromptFormat, ShotOrder, Subset
+from harness.questions.mmlu import load_questions
+from harness.questions.prompts import build_prompt
+
+SETTINGS = ExtractionSettings()
+PER_SUBJECT = 40
+PER_SUBJECT_LONG = 160
+
+
+@dataclass(frozen=True)
+class Subject:
+    model: PreTrainedModel
+    tokenizer: Tokenizer
+    dataset: str
+
+
+@pytest.fixture(scope="module")
+def judged(request: pytest.FixtureRequest) -> Subject:
+    name = request.config.getoption("--model") or str(TOY / "model")
+    dataset = request.config.getoption("--mmlu") or str(TOY / "questions")
+    model = load_model(name, SETTINGS.precision, default_device())
+    return Subject(model, load_tokenizer(name), dataset)
+
+
+def prompts_of(judged: Subject, per_subject: int, prompt: PromptFormat) -> list[str]:
+    asked = load_questions(judged.dataset, Subset(per_subject=per_subject), prompt.shots)
+    return [build_prompt(one, asked.shots[one.subject], prompt) for one in asked.questions]
+
+
+@torch.inference_mode()
+def naive(judged: Subject, prompts: list[str]) -> float:
+    """Return prompts a second of the published method's shape."""
+    device = judged.model.device
+    kept: dict[int, torch.Tensor] = {}
+    begin = time.perf_counter()
+    with capturing(site_modules(judged.model, SETTINGS.site), kept.__setitem__):
+        for prompt in prompts:
+            ids = torch.tensor([judged.tokenizer(prompt)["input_ids"]], device=device)
+            judged.model(input_ids=ids, use_cache=False)
+            for states in kept.values():
+                states[0, -1].cpu()
+    return len(prompts) / (time.perf_counter() - begin)
+
+
+def matrix_rate(device: torch.device) -> float:
+    """Return operations a second of a 4096-cubed bf16 matrix product: the best of some."""
+    one, other = torch.randn(2, 4096, 4096, dtype=torch.bfloat16, device=device)
+    best = float("inf")
+    for _ in range(12):
+        begin = time.perf_counter()
+        one @ other
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - begin)
+    return float(2 * 4096**3 / best)
+
+
+def parameters(model: PreTrainedModel) -> int:
+    """Return the number of parameters without the embeddings."""
+    embeddings = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
+    return sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in embeddings)
+
+
+def count(nodes: list[Node]) -> int:
+    return sum(len(node.tokens) + count(node.children) for node in nodes)
+
+
+@pytest.mark.parametrize(
+    ("shots", "order", "per_subject"),
+    [
+        pytest.param(0, "kept", PER_SUBJECT, id="0-shot"),
+        pytest.param(5, "kept", PER_SUBJECT, id="5-shot-kept"),
+        pytest.param(5, "shuffled", PER_SUBJECT, id="5-shot-shuffled"),
+        pytest.param(
+            5, "shuffled", PER_SUBJECT_LONG, id="5-shot-shuffled-long", marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_engine_against_naive(  # type: ignore[no-untyped-def]
+    judged: Subject,
+    shots: int,
+    order: ShotOrder,
+    per_subject: int,
+    benchmark,
+    report_figures,
+    request: pytest.FixtureRequest,
+) -> None:
+    per_subject = request.config.getoption("--per-subject") or per_subject
+    prompt = PromptFormat(shots, order)
+    whole = naive(judged, prompts_of(judged, 1, prompt))
+    prompts = prompts_of(judged, per_subject, prompt)
+    rate = matrix_rate(judged.model.device)
+    begin = time.perf_counter()
+    benchmark.pedantic(
+        lambda: extract(judged.model, judged.tokenizer, prompts, SETTINGS), rounds=1
+    )
+    seconds = time.perf_counter() - begin
+    tokens = judged.tokenizer(prompts)["input_ids"]
+    distinct = count(build_tree(tokens, least_saving=1))
+    floor = distinct * 2 * parameters(judged.model) / rate
+    report_figures(
+        prompts=len(prompts),
+        tokens_a_prompt=sum(map(len, tokens)) / len(prompts),
+        distinct_tokens_a_prompt=distinct / len(prompts),
+        naive_prompts_a_second=whole,
+        engine_prompts_a_second=len(prompts) / seconds,
+        engine_distinct_tokens_a_second=distinct / seconds,
+        ratio_to_naive=len(prompts) / seconds / whole,
+        matrix_product_gigaflops=rate / 1e9,
+        share_of_floor=floor / seconds,
+    )

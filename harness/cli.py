@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import click
 
 from harness.errors import UserError
 from harness.pipeline import Experiment
-from harness.protocol import ExtractionSettings, GeometrySettings, PromptFormat, Subset
+from harness.processes import launched_processes
+from harness.protocol import Budgets, ExtractionSettings, GeometrySettings, PromptFormat, Subset
 from harness.questions.mmlu import HUB_NAME
 from harness.store import Store, write_whole
 
@@ -20,31 +22,74 @@ def commands() -> None:
     """Measure the representation landscape of a language model."""
 
 
+# The second names are those of the paper's own script, where they differ.
+EXPERIMENT_OPTIONS = (
+    click.option("--model", "--checkpoint-dir", required=True, help="Model folder or hub name."),
+    click.option("--tokenizer", "--tokenizer-dir", help="Of another folder or hub name."),
+    click.option("--use-slow-tokenizer", is_flag=True, help="Not the Rust one, if there are both."),
+    click.option("--adapter", "--finetuned-path", type=Path, help="Folder of a PEFT adapter."),
+    click.option("--checkpoint", help="Of the adapter: the name of a folder in its folder."),
+    click.option(
+        "--mmlu",
+        "--dataset-path",
+        "--dataset-name",
+        "dataset",
+        default=HUB_NAME,
+        show_default=True,
+        help="Dataset folder with MMLU's layout, or hub name.",
+    ),
+    click.option("--split", default="test", show_default=True, help="Or: dev+validation."),
+    click.option("--per-subject", type=int, help="Questions a subject [default: the paper's]."),
+    click.option("--shots", "--num-few-shots", type=int, default=0, show_default=True),
+    click.option("--shot-order", default="shuffled", show_default=True, help="Or: kept."),
+    click.option("--seed", type=int, default=42, show_default=True, help="Of the shots' order."),
+    click.option(
+        "--site",
+        "--target-layer",
+        default="norm1",
+        show_default=True,
+        help="Or: norm2, res2, logits.",
+    ),
+    click.option("--reduction", default="last", show_default=True, help="Or: mean."),
+    click.option(
+        "--use-last-token", "reduction", flag_value="last", help="The same as --reduction last."
+    ),
+    click.option(
+        "--max-length", "--max-seq-len", type=int, help="Tokens; longer prompts lose their start."
+    ),
+    click.option("--layer-interval", type=int, default=1, show_default=True),
+    click.option("--precision", default="bfloat16", show_default=True, help="Or: float16, float32"),
+    click.option("--attention", default="auto", show_default=True, help="Or: sdpa, eager, ..."),
+    click.option("--device-map", help="'auto' spreads a large model over all devices."),
+    click.option("--offload-folder", type=Path, help="Disk for what no device holds."),
+    click.option("--token-budget", type=int, help="Tokens a pass [default: the device's]."),
+    click.option("--micro-batch-size", type=int, help="Prompts a pass [default: any number]."),
+    click.option(
+        "--cache-budget", type=int, default=Budgets.cached_tokens, show_default=True,
+        help="Tokens whose keys and values are held for prompts that share them.",
+    ),
+    click.option("--preprocessing-num-workers", type=int, help="Processes that tokenize."),
+    click.option("--logging-steps", type=int, help="A line in the log every so many prompts."),
+    click.option("--store", type=Path, default=Path(".landscape-store"), show_default=True),
+)  # fmt: skip
+
+
 def _experiment_options(command: Any) -> Any:
-    options = (
-        click.option("--model", required=True, help="Model folder or hub name."),
-        click.option("--mmlu", default=HUB_NAME, show_default=True, help="Dataset folder or name."),
-        click.option("--split", default="test", show_default=True),
-        click.option("--per-subject", type=int, help="Questions a subject [default: the paper's]."),
-        click.option("--shots", type=int, default=0, show_default=True),
-        click.option("--shot-order", default="shuffled", show_default=True, help="Or: kept."),
-        click.option("--site", default="norm1", show_default=True, help="Or: norm2, res2, logits."),
-        click.option("--reduction", default="last", show_default=True, help="Or: mean."),
-        click.option("--max-length", type=int, help="Tokens; longer prompts lose their beginning."),
-        click.option("--layer-interval", type=int, default=1, show_default=True),
-        click.option("--precision", default="bfloat16", show_default=True),
-        click.option("--store", type=Path, default=Path(".landscape-store"), show_default=True),
-    )
-    for option in reversed(options):
+    for option in reversed(EXPERIMENT_OPTIONS):
         command = option(command)
     return command
 
 
 def _experiment(options: dict[str, Any]) -> tuple[Experiment, PromptFormat]:
-    prompt = PromptFormat(options["shots"], options["shot_order"])
+    prompt = PromptFormat(options["shots"], options["shot_order"], options["seed"])
+    adapter, checkpoint = options["adapter"], options["checkpoint"]
+    if checkpoint and not adapter:
+        raise click.UsageError("--checkpoint needs --adapter, the folder that it is in")
+    if options["logging_steps"]:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     experiment = Experiment(
         options["model"],
-        options["mmlu"],
+        options["dataset"],
         Store(options["store"]),
         Subset(options["split"], options["per_subject"]),
         ExtractionSettings(
@@ -56,16 +101,49 @@ def _experiment(options: dict[str, Any]) -> tuple[Experiment, PromptFormat]:
         ),
         GeometrySettings(),
         most_shots=prompt.shots,
+        adapter=adapter / checkpoint if checkpoint else adapter,
+        tokenizer=options["tokenizer"],
+        fast_tokenizer=not options["use_slow_tokenizer"],
+        attention=options["attention"],
+        device_map=options["device_map"],
+        offload=options["offload_folder"],
+        budgets=Budgets(
+            options["token_budget"],
+            options["micro_batch_size"],
+            options["cache_budget"],
+            workers=options["preprocessing_num_workers"],
+        ),
+        log_every=options["logging_steps"],
     )
     return experiment, prompt
 
 
 @commands.command()
 @_experiment_options
-def extract(**options: Any) -> None:
-    """Extract representations into the store and print their folder (safetensors)."""
+@click.option("--out-dir", "--out", type=Path, help="New folder that receives plain files too.")
+@click.option("--remove-duplicates", is_flag=True, help="With --out-dir: equal prompts once.")
+def extract(out_dir: Path | None, remove_duplicates: bool, **options: Any) -> None:
+    """Extract representations into the store and print their folder.
+
+    With --out-dir, also write them as a safetensors file a layer and labels.csv, and print that
+    folder. Under `torchrun` or `accelerate launch` the processes share the work.
+    """
+    from harness.export import check_export, export, first_of_each
+
     experiment, prompt = _experiment(options)
-    click.echo(experiment.representations(prompt))
+    if remove_duplicates and not out_dir:
+        raise click.UsageError("--remove-duplicates needs --out-dir; measuring drops them always")
+    if out_dir:
+        check_export(out_dir)
+    folder = experiment.representations(prompt)
+    if not launched_processes().is_main:
+        return
+    if out_dir:
+        prompts = experiment.prompts(prompt)
+        kept = first_of_each(prompts) if remove_duplicates else range(len(prompts))
+        settings = experiment.origin(prompt)
+        export(folder, experiment.questions.questions, kept, settings, out_dir)
+    click.echo(out_dir or folder)
 
 
 @commands.command()
@@ -75,7 +153,9 @@ def measure(out: Path, **options: Any) -> None:
     """Measure a landscape, extracting first what is not in the store."""
     experiment, prompt = _experiment(options)
     experiment.check()
-    write_whole(out, experiment.landscape(prompt).to_json())
+    experiment.representations(prompt)
+    if launched_processes().is_main:
+        write_whole(out, experiment.landscape(prompt).to_json())
 
 
 @commands.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,46 +12,110 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import is_flash_attn_2_available
 
 from harness.errors import ModelError
+from harness.processes import launched_processes
 from harness.questions.question import LETTERS
 
 Tokenizer = Any  # transformers' tokenizers share no typed base class
 
 
 def default_device() -> torch.device:
-    """Return the first GPU, or the CPU where there is none."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Return this process's GPU, or the CPU where there is none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    # One process a GPU; beyond one machine's GPUs the count starts again.
+    return torch.device("cuda", launched_processes().rank % torch.cuda.device_count())
 
 
 def load_model(
-    name: str, precision: str, device: torch.device, attention: str = "auto"
+    name: str,
+    precision: str,
+    device: torch.device,
+    attention: str = "auto",
+    adapter: Path | None = None,
+    device_map: str | None = None,
+    offload: Path | None = None,
 ) -> PreTrainedModel:
     """Return the model of the folder or hub name `name`, in evaluation mode on `device`.
 
     precision: name of a torch dtype. Weights are read from safetensors only.
     attention: transformers' `attn_implementation`; `auto` takes flash-attention 2 where it is
         installed and the GPU and dtype allow it, else sdpa.
+    adapter: a PEFT adapter's folder; it stays beside the weights, since merging would round it.
+    device_map: accelerate's; `auto` spreads a model that is too large for one device over all GPUs,
+        the memory and, if `offload` names a folder, the disk. `device` is then not used.
 
-    Raises ModelError if there is no such model or it cannot be read.
+    Raises ModelError if there is no such model or adapter, or it cannot be read.
     """
     dtype = getattr(torch, precision)
     if attention == "auto":
         flash = is_flash_attn_2_available() and device.type == "cuda" and dtype.itemsize == 2
         attention = "flash_attention_2" if flash else "sdpa"
+    options: dict[str, Any] = {"device_map": device_map} if device_map else {}
+    if offload:
+        options["offload_folder"] = str(offload)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            check_name(name), dtype=dtype, attn_implementation=attention, use_safetensors=True
+            check_name(name),
+            dtype=dtype,
+            attn_implementation=attention,
+            use_safetensors=True,
+            **options,
         )
     except (OSError, ValueError) as error:
         raise ModelError(f"{name}: cannot load the model ({_first_line(error)})") from error
-    return model.to(device).eval()
+    if adapter:
+        model = _with_adapter(model, adapter)
+    return model.eval() if device_map else model.to(device).eval()
 
 
-def load_tokenizer(name: str) -> Tokenizer:
-    """Return the tokenizer of `name`. Raises ModelError if there is none."""
+def _with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+    from peft import PeftModel
+
+    check_adapter(adapter)
     try:
-        return AutoTokenizer.from_pretrained(check_name(name))
+        # The adapter's layers are put into the model itself, which is what the harness knows.
+        adapted = PeftModel.from_pretrained(
+            model, str(adapter), autocast_adapter_dtype=False
+        ).get_base_model()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{adapter}: does not fit the model ({_first_line(error)})") from error
+    for parameter in adapted.parameters():
+        if parameter.dtype != model.dtype and not parameter.is_meta:
+            parameter.data = parameter.data.to(model.dtype)
+    return adapted
+
+
+def load_tokenizer(name: str, fast: bool = True) -> Tokenizer:
+    """Return the tokenizer of `name`; `fast`: the Rust one if there is one.
+
+    Raises ModelError if there is none.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(check_name(name, None), use_fast=fast)
     except (OSError, ValueError) as error:
         raise ModelError(f"{name}: cannot load the tokenizer ({_first_line(error)})") from error
+
+
+def tokenize(
+    tokenizer: Tokenizer, prompts: Sequence[str], workers: int | None = None
+) -> list[list[int]]:
+    """Return the token ids of every prompt, with the special tokens that the model begins with.
+
+    workers: processes; None lets a fast tokenizer use its own threads, and is best for it.
+    """
+    if not workers or workers == 1:
+        return tokenizer(list(prompts))["input_ids"]  # type: ignore[no-any-return]
+    from datasets import Dataset
+
+    table = Dataset.from_dict({"prompt": list(prompts)})
+    tokens = table.map(
+        lambda batch: {"ids": tokenizer(batch["prompt"])["input_ids"]},
+        batched=True,
+        num_proc=workers,
+        new_fingerprint="prompts",  # nothing is kept, so nothing need be told apart
+        keep_in_memory=True,
+    )
+    return list(tokens["ids"])
 
 
 def letter_tokens(tokenizer: Tokenizer) -> list[int]:
@@ -64,24 +129,27 @@ def letter_tokens(tokenizer: Tokenizer) -> list[int]:
     return tokens
 
 
-def check_name(name: str) -> str:
-    """Return `name` if it can be a model: an existing model folder, or a hub name.
+def check_name(name: str, file: str | None = "config.json") -> str:
+    """Return `name` if it can be a model or a tokenizer: an existing folder, or a hub name.
 
-    Raises ModelError for a folder that is missing or has no config.json.
+    Raises ModelError for a folder that is missing or has no `file`.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ModelError(f"{name}: no config.json in this folder; give a model folder")
+        if file and not (folder / file).is_file():
+            raise ModelError(f"{name}: no {file} in this folder; give a model folder")
         return str(folder)
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise ModelError(f"{name}: no such model folder; give a folder or a hub name (owner/name)")
     return name
 
 
-def model_fingerprint(name: str) -> str:
-    """Return what identifies the model's bytes: the sha256 of a folder's files, or a hub commit."""
-    folder = Path(check_name(name))
+def model_fingerprint(name: str, file: str | None = "config.json") -> str:
+    """Return what identifies the model's bytes: the sha256 of a folder's files, or a hub commit.
+
+    Raises ModelError for a folder that is missing or has no `file`, or a hub name out of reach.
+    """
+    folder = Path(check_name(name, file))
     if not folder.is_dir():
         from transformers import AutoConfig
 
@@ -89,6 +157,26 @@ def model_fingerprint(name: str) -> str:
             return f"{name}@{AutoConfig.from_pretrained(name)._commit_hash}"
         except (OSError, ValueError) as error:
             raise ModelError(f"{name}: not on the hub or not reachable; give a folder") from error
+    return _digest(folder)
+
+
+def check_adapter(adapter: Path) -> None:
+    """Raise ModelError if `adapter` is not the folder of a PEFT adapter in safetensors."""
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (adapter / file).is_file():
+            raise ModelError(
+                f"{adapter}: no {file} in this folder; give a PEFT adapter's folder, "
+                "and --checkpoint if its checkpoints are in folders of their own"
+            )
+
+
+def adapter_fingerprint(adapter: Path) -> str:
+    """Return the sha256 of an adapter's files. Raises ModelError if it is none."""
+    check_adapter(adapter)
+    return _digest(adapter)
+
+
+def _digest(folder: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
         with file.open("rb") as content:

@@ -7,12 +7,15 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from harness.errors import GeometryError
 from harness.landscape import CURVES, Landscape
+from harness.processes import launched_processes
 from harness.protocol import (
+    Budgets,
     ExtractionSettings,
     GeometrySettings,
     PromptFormat,
@@ -25,7 +28,7 @@ from harness.questions.question import LETTERS, QuestionSet
 from harness.store import Store
 
 # Raise one when the code behind it changes its results: what older code kept is then not found.
-EXTRACTION_VERSION = 2
+EXTRACTION_VERSION = 3
 GEOMETRY_VERSION = 1
 
 
@@ -35,6 +38,10 @@ class Experiment:
 
     model, dataset: a folder or a hub name each.
     most_shots: the largest number of shots that any condition uses.
+    adapter: the folder of a PEFT adapter that the model wears.
+    tokenizer: of another folder or hub name than the model; fast_tokenizer: the Rust one.
+    attention, device_map, offload: see `load_model`.
+    budgets, log_every: see `extract_into`.
     """
 
     model: str
@@ -44,7 +51,14 @@ class Experiment:
     extraction: ExtractionSettings = field(default_factory=ExtractionSettings)
     geometry: GeometrySettings = field(default_factory=GeometrySettings)
     most_shots: int = 5
+    adapter: Path | None = None
+    tokenizer: str | None = None
+    fast_tokenizer: bool = True
     attention: str = "auto"
+    device_map: str | None = None
+    offload: Path | None = None
+    budgets: Budgets = field(default_factory=Budgets)
+    log_every: int | None = None
 
     @cached_property
     def questions(self) -> QuestionSet:
@@ -53,10 +67,17 @@ class Experiment:
 
     @cached_property
     def fingerprint(self) -> str:
-        """What identifies the model's bytes. Raises ModelError."""
-        from harness.models import model_fingerprint
+        """What identifies the bytes of model, adapter and tokenizer. Raises ModelError."""
+        from harness.models import adapter_fingerprint, model_fingerprint
 
-        return model_fingerprint(self.model)
+        parts = [model_fingerprint(self.model)]
+        if self.adapter:
+            parts.append(f"adapter {adapter_fingerprint(self.adapter)}")
+        if self.tokenizer:
+            parts.append(f"tokenizer {model_fingerprint(self.tokenizer, None)}")
+        if not self.fast_tokenizer:
+            parts.append("slow tokenizer")
+        return "; ".join(parts)
 
     def check(self) -> None:
         """Raise a UserError now for what would fail later: questions, model, number of points."""
@@ -79,7 +100,10 @@ class Experiment:
     def representations(self, prompt: PromptFormat) -> Path:
         """Return the folder of the representations in this condition; extract them if need be."""
         return self.store.find_or_make(
-            "representations", self._extraction_key(prompt), lambda to: self._extract(prompt, to)
+            "representations",
+            self._extraction_key(prompt),
+            lambda to: self._extract(prompt, to),
+            launched_processes(),
         )
 
     def landscape(self, prompt: PromptFormat) -> Landscape:
@@ -108,24 +132,39 @@ class Experiment:
         )
 
     def _extract(self, prompt: PromptFormat, folder: Path) -> None:
-        from harness.extraction import extract
+        from harness.extraction import extract_into
 
         model, tokenizer = self._loaded
-        name = f"{Path(self.model).name} {prompt.condition}"
-        extract(
-            model, tokenizer, self.prompts(prompt), self.extraction, description=f"{name}: extract"
-        ).save(folder)
+        extract_into(
+            folder,
+            model,
+            tokenizer,
+            self.prompts(prompt),
+            self.extraction,
+            self.budgets,
+            launched_processes(),
+            f"{Path(self.model).name} {prompt.condition}: extract",
+            self.log_every,
+        )
 
     @cached_property
     def _loaded(self):  # type: ignore[no-untyped-def]
         from harness.models import default_device, load_model, load_tokenizer
 
-        tokenizer = load_tokenizer(self.model)
-        precision = self.extraction.precision
-        return load_model(self.model, precision, default_device(), self.attention), tokenizer
+        tokenizer = load_tokenizer(self.tokenizer or self.model, self.fast_tokenizer)
+        model = load_model(
+            self.model,
+            self.extraction.precision,
+            default_device(),
+            self.attention,
+            self.adapter,
+            self.device_map,
+            self.offload,
+        )
+        return model, tokenizer
 
     def _measure(self, prompt: PromptFormat) -> Landscape:
-        from harness.extraction.extract import read_layer, read_letter_logits, saved_layers
+        from harness.extraction.shards import read_layer, read_letter_logits, saved_layers
 
         folder = self.representations(prompt)
         questions = self.questions.questions
@@ -149,18 +188,22 @@ class Experiment:
             {name: tuple(row[name] for row in rows) for name in CURVES},
             len(self.questions.subjects),
             sum(right) / len(right),
-            {
-                "model": self.fingerprint,
-                "dataset": self.questions.name,
-                "questions": len(questions),
-                "questions_fingerprint": self.questions.fingerprint,
-                **{
-                    type(part).__name__: asdict(part)
-                    for part in (self.subset, prompt, self.extraction, self.geometry)
-                },
-                "versions": {name: version(name) for name in ("torch", "transformers", "dadapy")},
-            },
+            self.origin(prompt),
         )
+
+    def origin(self, prompt: PromptFormat) -> dict[str, Any]:
+        """Return what the results in this condition come from: settings, bytes and versions."""
+        return {
+            "model": self.fingerprint,
+            "dataset": self.questions.name,
+            "questions": len(self.questions.questions),
+            "questions_fingerprint": self.questions.fingerprint,
+            **{
+                type(part).__name__: asdict(part)
+                for part in (self.subset, prompt, self.extraction, self.geometry)
+            },
+            "versions": {name: version(name) for name in ("torch", "transformers", "dadapy")},
+        }
 
 
 def measure_layer(

@@ -108,6 +108,28 @@ class GeometrySettings:
             raise SettingsError(f"id_k is {self.id_k}; Gride's scales are the powers of two")
 
 
+@dataclass(frozen=True)
+class Budgets:
+    """What extraction may compute and hold at once: speed and memory, not what is measured.
+
+    tokens, prompts: of one pass; None is the device's default, and any number of prompts.
+    cached_tokens: tokens whose keys and values are held for the prompts that share them.
+    shard_tokens: tokens computed between two writes; None is 64 passes.
+    workers: processes that tokenize; None lets the tokenizer use its own threads.
+    """
+
+    tokens: int | None = None
+    prompts: int | None = None
+    cached_tokens: int = 65536
+    shard_tokens: int | None = None
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value is not None and value < 1:
+                raise SettingsError(f"{name} is {value}; give 1 or more")
+
+
 def cache_key(*parts: object) -> str:
     """Return the sha256 of the canonical JSON of `parts` (dataclasses, mappings, plain values)."""
     text = json.dumps([_plain(part) for part in parts], sort_keys=True, separators=(",", ":"))

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock
+
+from harness.processes import ALONE, Processes
 
 
 class Store:
     """A folder of entries; an entry is a folder of files under `kind/key`.
 
-    An entry is made in a temporary folder and renamed when it is complete, so a run that is
-    stopped at any moment leaves either the whole entry or none.
+    An entry is made in a folder of its own and renamed when it is complete, so a run that is
+    stopped at any moment leaves no half of an entry under its key. What it had made by then stays
+    for the next run, which may go on from there.
     """
 
     def __init__(self, root: Path) -> None:
@@ -26,28 +28,53 @@ class Store:
         folder = self.root / kind / key
         return folder if folder.is_dir() else None
 
-    def find_or_make(self, kind: str, key: str, make: Callable[[Path], None]) -> Path:
-        """Return the entry's folder; if there is none, let `make` fill an empty one first.
+    def find_or_make(
+        self, kind: str, key: str, make: Callable[[Path], None], processes: Processes = ALONE
+    ) -> Path:
+        """Return the entry's folder; if there is none, let `make` fill its unfinished one first.
 
-        Of two processes that ask for the same entry, one makes it and the other waits.
+        make: gets a folder that is empty, or holds what an earlier, interrupted call left there.
+        processes: those that call this together, and fill the folder together.
+
+        Of two runs that ask for the same entry, one makes it and the other waits.
         """
         found = self.find(kind, key)
-        if found:
+        if found and processes.count == 1:
             return found
         home = self.root / kind
         home.mkdir(parents=True, exist_ok=True)
-        with FileLock(home / f"{key}.lock"):
-            found = self.find(kind, key)  # another process may have made it while we waited
+        with _held(FileLock(home / f"{key}.lock"), processes):
+            # Another run may have made it while we waited; the lock keeps all our processes agreed.
+            found = self.find(kind, key)
             if found:
                 return found
-            unfinished = Path(tempfile.mkdtemp(prefix=f".{key[:12]}-", dir=home))
+            processes.wait()
+            unfinished = home / f".{key}.unfinished"
+            unfinished.mkdir(exist_ok=True)
             try:
                 make(unfinished)
-                os.rename(unfinished, home / key)
             except BaseException:
-                shutil.rmtree(unfinished, ignore_errors=True)
+                with suppress(OSError):
+                    unfinished.rmdir()  # only if nothing is in it
                 raise
+            processes.wait()
+            if processes.is_main:
+                os.rename(unfinished, home / key)
         return home / key
+
+
+@contextmanager
+def _held(lock: FileLock, processes: Processes) -> Iterator[None]:
+    """Hold `lock` for all `processes`: the main one takes it, and keeps it until all are done."""
+    if not processes.is_main:
+        processes.wait()
+        yield
+        processes.wait()
+        return
+    with lock:
+        processes.wait()
+        yield
+        processes.wait()
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -8,7 +8,7 @@ from fixtures.cases import TOY
 from harness.errors import ModelError
 from harness.extraction import extract
 from harness.models import letter_tokens, load_model, load_tokenizer
-from harness.protocol import ExtractionSettings
+from harness.protocol import Budgets, ExtractionSettings
 
 PROMPTS = ["The north.\nAnswer:", "A. amber\nB. flint\nAnswer:", "Answer:", "What is it? " * 9]
 TOKENIZER = load_tokenizer(str(TOY / "model"))
@@ -40,7 +40,8 @@ def whole_prompt(model: PreTrainedModel, prompt: str) -> dict[str, list[torch.Te
 def test_representations_are_those_of_whole_prompts(
     toy: PreTrainedModel, site: str, reduction: str, budget: int
 ) -> None:
-    found = extract(toy, TOKENIZER, PROMPTS, ExtractionSettings(site, reduction), budget)
+    chosen = ExtractionSettings(site, reduction)
+    found = extract(toy, TOKENIZER, PROMPTS, chosen, Budgets(tokens=budget))
     for row, prompt in enumerate(PROMPTS):
         expected = whole_prompt(toy, prompt)[site]
         assert len(expected) == len(found.layers)

@@ -28,7 +28,7 @@ from harness.extraction import extract
 from harness.extraction.prefix_tree import Node, build_tree, walk
 from harness.extraction.shared_attention import attention_and_weight
 from harness.models import load_tokenizer
-from harness.protocol import ExtractionSettings
+from harness.protocol import Budgets, ExtractionSettings
 
 TOKENIZER = load_tokenizer(str(TOY / "model"))
 # Few different tokens, so that random prompts begin alike.
@@ -116,7 +116,13 @@ def test_shared_prefixes_change_no_representation(name: str, site: str, reductio
     def agree(shots: list[str], questions: list[str], budget: int) -> None:
         prompts = [f"{TOKENIZER.decode([5])} {s} {s} {q}" for s in shots for q in questions]
         chosen = ExtractionSettings(site, reduction)
-        found = extract(model, TOKENIZER, prompts, chosen, budget, cache_budget=budget)
+        found = extract(
+            model,
+            TOKENIZER,
+            prompts,
+            chosen,
+            Budgets(budget, None, budget, shard_tokens=3 * budget),
+        )
         for row, prompt in enumerate(prompts):
             whole = extract(model, TOKENIZER, [prompt], chosen, share=False)
             for layer, states in whole.layers.items():
@@ -148,9 +154,9 @@ def test_a_model_that_cannot_share_says_so_and_is_right() -> None:
 @pytest.mark.parametrize("causal", [True, False])
 def test_attention_on_other_devices_is_that_of_the_cpu(causal: bool) -> None:
     torch.manual_seed(0)
-    q, k, v = torch.randn(3, 2, 5, 4)
-    wide = torch.cat([v, v], dim=2)  # values of another width take the plain way
+    q, k, v = torch.randn(3, 1, 2, 5, 4)
+    wide = torch.cat([v, v], dim=3)  # values of another width take the plain way
     out, weight = attention_and_weight(q, k, v, 0.5, causal, None)
     plain, plain_weight = attention_and_weight(q, k, wide, 0.5, causal, None)
-    torch.testing.assert_close(torch.cat([out, out], dim=2), plain)
+    torch.testing.assert_close(torch.cat([out, out], dim=3), plain)
     torch.testing.assert_close(weight, plain_weight)

@@ -2,136 +2,178 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from harness.extraction.capture import capturing, site_modules
-from harness.extraction.forward import forward_of
+from harness.extraction.forward import Forward, forward_of
+from harness.extraction.packed_weights import packed_weights
 from harness.extraction.prefix_tree import LEAST_SAVING, Node, build_tree, walk
-from harness.models import Tokenizer, letter_tokens
-from harness.protocol import ExtractionSettings
+from harness.extraction.shards import Representations, plan_shards, saved_shards, shard_file
+from harness.models import Tokenizer, letter_tokens, tokenize
+from harness.processes import ALONE, Processes
+from harness.protocol import Budgets, ExtractionSettings
+
+logger = logging.getLogger(__name__)
 
 # Tokens a pass, by device: a CPU is fastest while a block's activations stay in its cache.
-TOKEN_BUDGETS = {"cpu": 512, "cuda": 16384}
-CACHE_BUDGET = 65536
+PASS_TOKENS = {"cpu": 512, "cuda": 16384}
+# A shard is this many passes: enough that what its prompts share with other shards costs little.
+PASSES_A_SHARD = 64
 
 
 @dataclass(frozen=True)
-class Representations:
-    """What a model makes of N prompts.
+class _Work:
+    """What all shards of one extraction have in common; `tokens` is a list of ids a prompt."""
 
-    layers: (N, width) by layer number, in the model's dtype, on the CPU.
-    letter_logits: (N, 4) float32, the logits of ` A` ... ` D` as the next token.
-    """
-
-    layers: dict[int, Tensor]
-    letter_logits: Tensor
-
-    def save(self, folder: Path) -> None:
-        """Write one safetensors file a layer, and one with the letter logits."""
-        for layer, states in self.layers.items():
-            save_file({"representations": states}, _layer_file(folder, layer))
-        save_file({"letter_logits": self.letter_logits}, folder / "letters.safetensors")
+    model: PreTrainedModel
+    forward: Forward
+    tokens: Sequence[Sequence[int]]
+    letters: Sequence[int]
+    settings: ExtractionSettings
+    pass_tokens: int
+    budgets: Budgets
 
 
-def read_layer(folder: Path, layer: int) -> Tensor:
-    """Return the (N, width) representations of `layer` from a folder of `Representations.save`."""
-    with safe_open(_layer_file(folder, layer), framework="pt") as file:
-        return file.get_tensor("representations")  # type: ignore[no-any-return]
-
-
-def saved_layers(folder: Path) -> list[int]:
-    """Return the layer numbers in a folder of `Representations.save`, ascending."""
-    return sorted(int(file.stem.removeprefix("layer-")) for file in folder.glob("layer-*"))
-
-
-def read_letter_logits(folder: Path) -> Tensor:
-    """Return the (N, 4) letter logits from a folder of `Representations.save`."""
-    with safe_open(folder / "letters.safetensors", framework="pt") as file:
-        return file.get_tensor("letter_logits")  # type: ignore[no-any-return]
-
-
-@torch.inference_mode()
 def extract(
     model: PreTrainedModel,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     settings: ExtractionSettings,
-    token_budget: int | None = None,
-    cache_budget: int = CACHE_BUDGET,
+    budgets: Budgets = Budgets(),  # noqa: B008  (frozen)
     share: bool = True,
-    description: str = "extracting",
 ) -> Representations:
     """Return the representations of `prompts` at the site of `settings`.
 
-    token_budget: tokens a pass. cache_budget: tokens whose keys and values are held for the prompts
-        that share them. share: compute what prompts share once. All three change speed and memory,
-        not results.
+    share: compute what prompts share once.
 
     Raises ModelError for an unknown architecture.
     Source: the paper, section 3; its repository's `extraction/`.
     """
-    limit = settings.max_length or getattr(model.config, "max_position_embeddings", None)
-    tokens = [ids[-limit:] if limit else ids for ids in tokenizer(list(prompts))["input_ids"]]
-    budget = token_budget or TOKEN_BUDGETS.get(model.device.type, TOKEN_BUDGETS["cpu"])
-    modules = site_modules(model, settings.site, settings.layer_interval)
-    last_layer = model.config.get_text_config().num_hidden_layers
-    head = model.get_output_embeddings()
+    with _prepared(model, tokenizer, prompts, settings, budgets, share) as (work, plan):
+        return Representations.join([_extract_shard(work, rows) for rows in plan])
+
+
+def extract_into(
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    settings: ExtractionSettings,
+    budgets: Budgets = Budgets(),  # noqa: B008  (frozen)
+    processes: Processes = ALONE,
+    description: str = "extracting",
+    log_every: int | None = None,
+) -> None:
+    """Write the representations of `prompts` into `folder`, shard by shard.
+
+    Shards that are there already, from a run that was stopped, are not computed again.
+
+    processes: those that fill the folder together, each with its part of the shards.
+    log_every: prompts between two lines in the log; None logs nothing.
+
+    Raises ModelError for an unknown architecture.
+    """
+    with _prepared(model, tokenizer, prompts, settings, budgets, True) as (work, plan):
+        files = {shard_file(folder, rows): rows for rows in plan}
+        own = processes.part(list(files))
+        with _progress(sum(len(files[file]) for file in own), description, log_every) as advance:
+            for file in own:
+                if not file.exists():
+                    _extract_shard(work, files[file], advance).save(file)
+                else:
+                    advance(len(files[file]))
+    processes.wait()
+    if processes.is_main:
+        for file in set(saved_shards(folder)) - set(files):  # of a run with other budgets
+            file.unlink()
+
+
+@contextmanager
+def _prepared(
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    settings: ExtractionSettings,
+    budgets: Budgets,
+    share: bool,
+) -> Iterator[tuple[_Work, list[list[int]]]]:
+    limit = settings.max_length or getattr(
+        model.config.get_text_config(), "max_position_embeddings", None
+    )
+    tokens = [
+        ids[-limit:] if limit else ids for ids in tokenize(tokenizer, prompts, budgets.workers)
+    ]
+    pass_tokens = budgets.tokens or PASS_TOKENS.get(model.device.type, PASS_TOKENS["cpu"])
+    plan = plan_shards(tokens, budgets.shard_tokens or PASSES_A_SHARD * pass_tokens)
     letters = letter_tokens(tokenizer)
+    with forward_of(model, share) as forward, packed_weights(model, pass_tokens):
+        yield _Work(model, forward, tokens, letters, settings, pass_tokens, budgets), plan
+
+
+@torch.inference_mode()
+def _extract_shard(
+    work: _Work, rows: Sequence[int], advance: Callable[[int], object] = lambda count: None
+) -> Representations:
+    """Return the representations of the prompts `rows`; `advance` is told how many are done."""
+    settings, forward = work.settings, work.forward
+    modules = site_modules(work.model, settings.site, settings.layer_interval)
+    last_layer = work.model.config.get_text_config().num_hidden_layers
+    head = work.model.get_output_embeddings()
     layers: dict[int, Tensor] = {}
-    letter_logits = torch.empty(len(prompts), len(letters))
-    with (
-        forward_of(model, share) as forward,
-        tqdm(total=len(prompts), desc=description, unit="prompt") as progress,
-    ):
-        roots = build_tree(tokens, LEAST_SAVING if forward.shares else sys.maxsize)
-        for nodes in walk(roots, budget, cache_budget):
-            places = forward.places(nodes).to(model.device)
-            lengths = [len(node.tokens) for node in nodes]
-            ends = places[torch.tensor(lengths).cumsum(0) - 1]
-            taken: dict[int, Tensor] = {}
+    letter_logits = torch.empty(len(rows), len(work.letters))
+    roots = build_tree(
+        [work.tokens[row] for row in rows], LEAST_SAVING if forward.shares else sys.maxsize
+    )
+    for nodes in walk(roots, work.pass_tokens, work.budgets.cached_tokens, work.budgets.prompts):
+        places = forward.places(nodes)
+        ends = places[torch.tensor([len(node.tokens) for node in nodes]).cumsum(0) - 1]
+        taken: dict[int, Tensor] = {}
 
-            def reduce(
-                layer: int,
-                output: Tensor,
-                *,
-                nodes: list[Node] = nodes,
-                places: Tensor = places,
-                ends: Tensor = ends,
-                taken: dict[int, Tensor] = taken,
-            ) -> None:
-                states = output.flatten(0, 1)
-                last = settings.reduction == "last"
-                taken[layer] = states[ends] if last else _means(nodes, states[places], layer)
-
-            with capturing(modules, reduce):
-                states = forward(nodes).flatten(0, 1)[ends]
-            rows = [row for node in nodes for row in node.rows]
-            if not rows:
-                continue
-            source = [index for index, node in enumerate(nodes) for _ in node.rows]
-            if settings.site == "logits":
-                taken[last_layer] = head(states)
-                logits = taken[last_layer][:, letters]
+        def reduce(
+            layer: int,
+            output: Tensor,
+            *,
+            nodes: list[Node] = nodes,
+            places: Tensor = places,
+            ends: Tensor = ends,
+            taken: dict[int, Tensor] = taken,
+        ) -> None:
+            states = output.flatten(0, 1)  # on the device of its layer, which may not be the first
+            if settings.reduction == "last":
+                taken[layer] = states[ends.to(states.device)]
             else:
-                logits = _some_logits(head, states, letters)
-            letter_logits[rows] = logits[source].float().cpu()
-            for layer, values in taken.items():
-                if layer not in layers:
-                    layers[layer] = torch.empty(len(prompts), values.shape[1], dtype=values.dtype)
-                layers[layer][rows] = values[source].cpu()
-            progress.update(len(rows))
-    return Representations(layers, letter_logits)
+                taken[layer] = _means(nodes, states[places.to(states.device)], layer)
+
+        with capturing(modules, reduce):
+            states = forward(nodes).flatten(0, 1)
+        states = states[ends.to(states.device)]
+        done = [row for node in nodes for row in node.rows]
+        if not done:
+            continue
+        source = [index for index, node in enumerate(nodes) for _ in node.rows]
+        if settings.site == "logits":
+            taken[last_layer] = head(states)
+            logits = taken[last_layer][:, work.letters]
+        else:
+            logits = _some_logits(head, states, work.letters)
+        letter_logits[done] = logits[source].float().cpu()
+        for layer, values in taken.items():
+            if layer not in layers:
+                layers[layer] = torch.empty(len(rows), values.shape[1], dtype=values.dtype)
+            layers[layer][done] = values[source].cpu()
+        advance(len(done))
+    return Representations(torch.tensor(rows), layers, letter_logits)
 
 
 def _means(nodes: Sequence[Node], states: Tensor, layer: int) -> Tensor:
@@ -155,11 +197,26 @@ def _means(nodes: Sequence[Node], states: Tensor, layer: int) -> Tensor:
 
 def _some_logits(head: nn.Module, states: Tensor, tokens: Sequence[int]) -> Tensor:
     # lm_head is a third of a small model: for four of its rows the others need not be read.
-    if type(head) is nn.Linear:
+    # A head that accelerate keeps elsewhere (meta) comes only when it is called.
+    if type(head) is nn.Linear and not head.weight.is_meta:
         bias = None if head.bias is None else head.bias[tokens]
-        return F.linear(states, head.weight[tokens], bias)
+        return F.linear(states.to(head.weight.device), head.weight[tokens], bias)
     return head(states)[:, tokens]  # type: ignore[no-any-return]
 
 
-def _layer_file(folder: Path, layer: int) -> Path:
-    return folder / f"layer-{layer:03d}.safetensors"
+@contextmanager
+def _progress(
+    total: int, description: str, log_every: int | None
+) -> Iterator[Callable[[int], object]]:
+    """Yield a function that is told how many more prompts are done: a bar, or lines in the log."""
+    with tqdm(total=total, desc=description, unit="prompt", disable=bool(log_every)) as bar:
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            if log_every and (done + count) // log_every > done // log_every:
+                logger.info("%s: %d of %d prompts", description, done + count, total)
+            done += count
+            bar.update(count)
+
+        yield advance

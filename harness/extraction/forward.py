@@ -39,13 +39,13 @@ class SharedForward:
     def __call__(self, nodes: Sequence[Node]) -> Tensor:
         """Return the last hidden states, (1, N, width)."""
         ids = torch.cat([torch.tensor(node.tokens) for node in nodes])
-        positions = torch.cat([torch.arange(node.start, node.end) for node in nodes])
+        packed = PackedBatch(nodes)
         states: Tensor = (
             self.model.get_decoder()(
                 input_ids=ids[None].to(self.model.device),
-                position_ids=positions[None].to(self.model.device),
+                position_ids=packed.positions[None].to(self.model.device),
                 use_cache=False,
-                packed=PackedBatch(nodes),
+                packed=packed,
             )
         ).last_hidden_state
         return states
@@ -105,6 +105,7 @@ def forward_of(model: PreTrainedModel, share: bool = True) -> Iterator[Forward]:
         model.set_attn_implementation(usual)
 
 
+@torch.inference_mode()
 def _reason_not_to_share(model: PreTrainedModel) -> str | None:
     """Return why prefixes cannot be shared, tried on two short prompts, or None if they can.
 
@@ -127,7 +128,7 @@ def _reason_not_to_share(model: PreTrainedModel) -> str | None:
     by_row = {child.rows[0]: state for child, state in zip(root.children, found, strict=True)}
     tolerance = 1e-3 if model.dtype in (torch.float32, torch.float64) else 0.1
     for row, expected in enumerate(wanted):
-        difference = float((by_row[row] - expected).norm() / expected.norm())
+        difference = ((by_row[row] - expected).norm() / expected.norm()).item()
         if not difference < tolerance:
             return f"shared prefixes change its states by {difference:.2g}"
     return None

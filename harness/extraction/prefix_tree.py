@@ -58,7 +58,7 @@ def build_tree(prompts: Sequence[Sequence[int]], least_saving: int = LEAST_SAVIN
     while pending:
         rows, start, parent = pending.pop()
         first = prompts[rows[0]]
-        shared = _shared_length(first, prompts[rows[-1]])
+        shared = shared_length(first, prompts[rows[-1]])
         ended = [row for row in rows if len(prompts[row]) == shared]
         going_on = rows[len(ended) :]
         distinct = len(set(map(tuple, (prompts[row] for row in rows)))) if going_on else 1
@@ -72,7 +72,9 @@ def build_tree(prompts: Sequence[Sequence[int]], least_saving: int = LEAST_SAVIN
     return roots
 
 
-def walk(roots: Sequence[Node], token_budget: int, cache_budget: int) -> Iterator[list[Node]]:
+def walk(
+    roots: Sequence[Node], token_budget: int, cache_budget: int, node_budget: int | None = None
+) -> Iterator[list[Node]]:
     """Yield every node once, in batches, a parent always in an earlier batch than its children.
 
     What a node holds is let go when its whole subtree has run.
@@ -80,6 +82,7 @@ def walk(roots: Sequence[Node], token_budget: int, cache_budget: int) -> Iterato
     token_budget: tokens a batch; a longer node is a batch of its own.
     cache_budget: tokens whose keys and values may be held for children still to come; beyond it
         no second path is opened, and the open one is held whole.
+    node_budget: nodes a batch; None is any number.
     """
     waiting = sorted(roots, key=_walk_order)
     open_children: dict[Node, int] = {}
@@ -92,7 +95,7 @@ def walk(roots: Sequence[Node], token_budget: int, cache_budget: int) -> Iterato
             size = len(node.tokens)
             holds = size if node.children else 0
             full = tokens + size > token_budget or (holds and held + holds > cache_budget)
-            if batch and full:
+            if batch and (full or len(batch) == node_budget):
                 break
             batch.append(waiting.pop())
             tokens += size
@@ -118,7 +121,8 @@ def _walk_order(node: Node) -> tuple[bool, int]:
     return not node.children, len(node.tokens)
 
 
-def _shared_length(first: Sequence[int], second: Sequence[int]) -> int:
+def shared_length(first: Sequence[int], second: Sequence[int]) -> int:
+    """Return the number of tokens with which both begin."""
     for position, (one, other) in enumerate(zip(first, second, strict=False)):
         if one != other:
             return position

@@ -8,9 +8,10 @@ Hydragen (arXiv 2402.05099).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from functools import cached_property
+from itertools import accumulate, groupby
 
 import torch
 from torch import Tensor, nn
@@ -34,21 +35,27 @@ class PackedBatch:
 
     nodes: Sequence[Node]
 
-    @property
-    def spans(self) -> Iterator[tuple[Node, slice]]:
+    # Cached: every layer asks for them again.
+    @cached_property
+    def spans(self) -> list[tuple[Node, slice]]:
         """Every node with the place of its tokens in the packed pass."""
-        begin = 0
-        for node in self.nodes:
-            yield node, slice(begin, begin + len(node.tokens))
-            begin += len(node.tokens)
+        ends = accumulate(len(node.tokens) for node in self.nodes)
+        return [
+            (node, slice(end - len(node.tokens), end))
+            for node, end in zip(self.nodes, ends, strict=True)
+        ]
 
-    @property
-    def groups(self) -> Iterator[tuple[Node, slice]]:
+    @cached_property
+    def groups(self) -> list[tuple[Node, slice]]:
         """Every prefix with the place of the neighbouring runs that follow it."""
-        for prefix, spans in groupby(self.spans, key=lambda span: span[0].parent):
-            places = [place for _, place in spans]
-            if prefix:
-                yield prefix, slice(places[0].start, places[-1].stop)
+        grouped = groupby(self.spans, key=lambda span: span[0].parent)
+        places = [(prefix, [place for _, place in spans]) for prefix, spans in grouped]
+        return [(prefix, slice(all_[0].start, all_[-1].stop)) for prefix, all_ in places if prefix]
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """The place of every token in its prompt, (N,)."""
+        return torch.cat([torch.arange(node.start, node.end) for node in self.nodes])
 
 
 def attend(
@@ -82,13 +89,15 @@ def attend(
         if node.children:
             # Copies: a view would hold the keys and values of the whole pass.
             node.held["keys", layer], node.held["values", layer] = keys.clone(), values.clone()
-    positions = torch.cat([torch.arange(node.start, node.end) for node in packed.nodes])
     for prefix, place in packed.groups:
         keys, values = (
             torch.cat([node.held[what, layer] for node in prefix.path], dim=1)
             for what in ("keys", "values")
         )
-        bias = _window_bias(positions[place], torch.arange(prefix.end), sliding_window, q)
+        bias = None
+        if sliding_window:
+            seen = torch.arange(prefix.end)
+            bias = _window_bias(packed.positions[place], seen, sliding_window, q)
         before, before_weight = _prefix_part(q[:, place], keys, values, scale, bias)
         share = torch.sigmoid(before_weight - own_weight[:, place]).unsqueeze(-1)
         own = out[:, place].float()
@@ -100,11 +109,22 @@ def _own_part(
     q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None
 ) -> tuple[Tensor, Tensor]:
     """(heads, n, width) and (kv heads, n, width) -> (heads, n, width), (heads, n)."""
-    repeats = len(q) // len(k)
-    k, v = (part.repeat_interleave(repeats, dim=0) for part in (k, v))
-    places = torch.arange(q.shape[1])
-    bias = _window_bias(places, places, window, q, causal=True)
-    return attention_and_weight(q, k, v, scale, causal=bias is None, bias=bias)
+    heads, count, width = q.shape
+    bias = None
+    if window:
+        places = torch.arange(count)
+        bias = _window_bias(places, places, window, q, causal=True)
+    grouped = (len(k), heads // len(k), count)
+    # A key head is seen by all query heads of its group: a view, not a copy for each.
+    out, weight = attention_and_weight(
+        q.reshape(*grouped, width),
+        k.unsqueeze(1).expand(*grouped, -1),
+        v.unsqueeze(1).expand(*grouped, -1),
+        scale,
+        causal=bias is None,
+        bias=bias,
+    )
+    return out.reshape(heads, count, -1), weight.reshape(heads, count)
 
 
 def _prefix_part(
@@ -115,7 +135,9 @@ def _prefix_part(
     folded = q.reshape(len(k), -1, width)
     if bias is not None:
         bias = bias.repeat(heads // len(k), 1)
-    out, weight = attention_and_weight(folded, k, v, scale, causal=False, bias=bias)
+    out, weight = attention_and_weight(
+        folded[None], k[None], v[None], scale, causal=False, bias=bias
+    )
     return out.reshape(heads, count, -1), weight.reshape(heads, count)
 
 
@@ -124,18 +146,18 @@ def attention_and_weight(
 ) -> tuple[Tensor, Tensor]:
     """Return softmax(q k^T scale + bias) v, and the float32 log-sum-exp of each query's scores.
 
-    q: (heads, n, width); k, v: (heads, m, width); bias: (n, m).
-    Returns (heads, n, width), (heads, n).
+    q: (..., heads, n, width); k, v: (..., heads, m, width), four dimensions each; bias: (n, m).
+    Returns (..., heads, n, width), (..., heads, n).
     """
     if q.device.type == "cpu" and k.shape == v.shape:
         # torch's own flash attention for CPUs: what sdpa calls, with the log-sum-exp it leaves out.
         out, weight = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            q[None], k[None], v[None], 0.0, causal, attn_mask=bias, scale=scale
+            q, k, v, 0.0, causal, attn_mask=bias, scale=scale
         )
-        return out[0], weight[0]
-    scores = (q @ k.transpose(1, 2)).float() * scale
+        return out, weight
+    scores = (q @ k.transpose(-1, -2)).float() * scale
     if causal:
-        seen = torch.ones(scores.shape[1:], dtype=torch.bool, device=q.device).tril()
+        seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
         scores = scores.masked_fill(~seen, -torch.inf)
     if bias is not None:
         scores = scores + bias

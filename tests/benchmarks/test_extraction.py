@@ -113,9 +113,7 @@ def test_engine_against_naive(  # type: ignore[no-untyped-def]
     prompts = prompts_of(judged, per_subject, prompt)
     rate = matrix_rate(judged.model.device)
     begin = time.perf_counter()
-    benchmark.pedantic(
-        lambda: extract(judged.model, judged.tokenizer, prompts, SETTINGS), rounds=1
-    )
+    benchmark.pedantic(lambda: extract(judged.model, judged.tokenizer, prompts, SETTINGS), rounds=1)
     seconds = time.perf_counter() - begin
     tokens = judged.tokenizer(prompts)["input_ids"]
     distinct = count(build_tree(tokens, least_saving=1))

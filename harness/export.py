@@ -1,0 +1,62 @@
+"""Hand representations out as plain files, for other programs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from harness.errors import SettingsError
+from harness.extraction.shards import read_layer, saved_layers
+from harness.questions.question import Question
+
+
+def check_export(folder: Path) -> None:
+    """Raise SettingsError if `folder` already holds something: nothing is ever written over."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SettingsError(f"{folder}: holds something already; give a new folder as --out-dir")
+
+
+def export(
+    representations: Path,
+    questions: Sequence[Question],
+    kept: Sequence[int],
+    settings: Mapping[str, Any],
+    folder: Path,
+) -> None:
+    """Write the rows `kept` of the store's `representations` to `folder`, whole or not at all.
+
+    A safetensors file a layer, `layer-001.safetensors` with one tensor `representations` (rows,
+    width); `labels.csv` with a line a row (question, subject, answer: the question's row in its
+    split, the subject's name, the right letter); `settings.json`, what made them.
+    """
+    check_export(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was stopped
+    unfinished.mkdir()
+    for layer in saved_layers(representations):
+        states = read_layer(representations, layer)[list(kept)]
+        save_file({"representations": states}, unfinished / f"layer-{layer:03d}.safetensors")
+    with (unfinished / "labels.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("question", "subject", "answer"))
+        writer.writerows(
+            (questions[row].row, questions[row].subject, questions[row].letter) for row in kept
+        )
+    (unfinished / "settings.json").write_text(
+        json.dumps(settings, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+    )
+    if folder.exists():
+        folder.rmdir()
+    unfinished.rename(folder)
+
+
+def first_of_each(prompts: Sequence[str]) -> list[int]:
+    """Return the rows, ascending, of the prompts that are not the same as an earlier one."""
+    return sorted({prompt: row for row, prompt in reversed(list(enumerate(prompts)))}.values())

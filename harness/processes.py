@@ -1,0 +1,48 @@
+"""The processes of one launch: those of torchrun or `accelerate launch`, or this one alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Process number `rank` of `count` that do the same work side by side."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process does what only one may do."""
+        return self.rank == 0
+
+    def part(self, items: Sequence[T]) -> Sequence[T]:
+        """Return this process's part of `items`; the parts of all processes are all items."""
+        return items[self.rank :: self.count]
+
+    def wait(self) -> None:
+        """Return when every process has come here."""
+        if self.count > 1:
+            from accelerate import PartialState
+
+            PartialState().wait_for_everyone()
+
+
+ALONE = Processes()
+
+
+def launched_processes() -> Processes:
+    """Return the processes that this one was launched with, connected through accelerate."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return ALONE
+    # Imported late: torch takes seconds, and most commands run alone.
+    from accelerate import PartialState
+
+    state = PartialState()
+    return Processes(state.process_index, state.num_processes)

@@ -22,7 +22,7 @@ def commands() -> None:
 
 def _experiment_options(command: Any) -> Any:
     options = (
-        click.option("--model", required=True, help="Model folder or hub name."),
+        click.option("--model", help="Model folder or hub name."),
         click.option("--mmlu", default=HUB_NAME, show_default=True, help="Dataset folder or name."),
         click.option("--split", default="test", show_default=True),
         click.option("--per-subject", type=int, help="Questions a subject [default: the paper's]."),
@@ -41,6 +41,8 @@ def _experiment_options(command: Any) -> Any:
 
 
 def _experiment(options: dict[str, Any]) -> tuple[Experiment, PromptFormat]:
+    if options["model"] is None:
+        raise click.UsageError("Missing option '--model'.")
     prompt = PromptFormat(options["shots"], options["shot_order"])
     experiment = Experiment(
         options["model"],
@@ -69,13 +71,35 @@ def extract(**options: Any) -> None:
 
 
 @commands.command()
+@click.argument("folder", type=Path, required=False)
+@click.option("--labels", type=Path, help="With FOLDER: CSV with columns subject and answer.")
+@click.option("--subsamples", type=int, default=0, show_default=True, help="With FOLDER.")
 @_experiment_options
 @click.option("--out", type=Path, required=True, help="File that receives the landscape (JSON).")
-def measure(out: Path, **options: Any) -> None:
-    """Measure a landscape, extracting first what is not in the store."""
-    experiment, prompt = _experiment(options)
-    experiment.check()
-    write_whole(out, experiment.landscape(prompt).to_json())
+def measure(
+    out: Path, folder: Path | None, labels: Path | None, subsamples: int, **options: Any
+) -> None:
+    """Measure a landscape, extracting first what is not in the store.
+
+    With FOLDER, measure the representations in it instead, a .npy, .pt or .safetensors file a
+    layer. --subsamples also prints each value with its smallest and largest over so many draws of
+    80 % of the questions.
+    """
+    if folder is None:
+        experiment, prompt = _experiment(options)
+        experiment.check()
+        write_whole(out, experiment.landscape(prompt).to_json())
+        return
+    from harness.measure_folder import measure_folder
+
+    if labels is None:
+        raise click.UsageError("FOLDER needs --labels.")
+    landscape, measured = measure_folder(folder, labels, GeometrySettings(), subsamples)
+    write_whole(out, landscape.to_json())
+    for layer, one in zip(landscape.layer, measured, strict=True):
+        for name, value in one.values.items() if subsamples else ():
+            low, high = one.interval(name)
+            click.echo(f"layer {layer:3} {name:20} {value:10.4f} {low:10.4f} to {high:10.4f}")
 
 
 @commands.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import pickle
 import re
 import zipfile
 from collections.abc import Callable
@@ -102,10 +103,11 @@ def read_labels(file: Path) -> Labels:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             table = csv.DictReader(lines, strict=True)
             rows = list(table)
+            given = table.fieldnames or ()
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{file}: cannot be read ({error}); give a CSV file") from error
     for column in COLUMNS:
-        if column not in (table.fieldnames or ()):
+        if column not in given:
             raise DatasetError(
                 f"{file}: no column {column!r}; its first line must name subject and answer"
             )
@@ -145,7 +147,10 @@ def _from_npy(file: Path) -> Tensor:
 
 
 def _from_pt(file: Path) -> Tensor:
-    return _only(torch.load(file, map_location="cpu", weights_only=True))
+    try:
+        return _only(torch.load(file, map_location="cpu", weights_only=True))
+    except pickle.UnpicklingError as error:  # its text tells how to load the file all the same
+        raise ValueError("it is not a file of tensors alone") from error
 
 
 def _from_safetensors(file: Path) -> Tensor:

@@ -257,14 +257,15 @@ def test_dendrogram_joins_by_saddles_and_averages_them() -> None:
 def test_dendrogram_of_nested_blobs_finds_the_nesting() -> None:
     rng = np.random.default_rng(3)
     wholes = rng.normal(size=(4, 3)) * 30
-    parts = np.repeat(wholes, 4, axis=0) + rng.normal(size=(16, 3)) * 3
+    corners = np.array([[1, 1, 0], [1, -1, 0], [-1, 1, 0], [-1, -1, 0]]) * 2.2
+    parts = np.repeat(wholes, 4, axis=0) + np.tile(corners, (4, 1))
     number = np.arange(3200) % 16
     points = nearest_neighbors(parts[number] + rng.normal(size=(3200, 3)), 1000)
     peaks = density_peaks(points, knn_density(points, gride(points, 16), 16), 1.6)
     labels = [f"part {one}" for one in number]
     tree = dendrogram(peaks, labels)
     whole = {f"part {one}": f"whole {one // 4}" for one in range(16)}
-    cut = fcluster(tree.linkage, 4, "maxclust")
+    cut = fcluster(tree.linkage, tree.heights.max() * (1 - 1e-9), "distance")
     assert adjusted_rand_index(cut, [whole[label] for label in tree.labels]) == 1.0
     assert category_agreement(tree, whole, 999).p_value <= 0.002
     mixed = {f"part {one}": f"whole {one % 4}" for one in range(16)}

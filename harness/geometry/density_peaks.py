@@ -47,8 +47,7 @@ def density_peaks(neighbors: Neighbors, density: Density, z: float) -> DensityPe
     Source: DADApy's `compute_clustering_ADP`; d'Errico et al. 2021.
     """
     data = neighbors.as_data()
-    data.set_kstar(density.k)
-    data.log_den, data.log_den_err = density.log, density.error
+    data.kstar, data.log_den, data.log_den_err = density.k, density.log, density.error
     assignment = np.array(data.compute_clustering_ADP(Z=z, halo=False), dtype=np.int64)
     peaks = np.array(data.cluster_centers, dtype=np.int64)
     log_saddle = np.array(data.log_den_bord, dtype=np.float64)

@@ -77,7 +77,7 @@ def nearest_neighbors(
     """Return the `count` nearest neighbours of (N, D) distinct points; N - 1 if that is fewer.
 
     Computed in float64 where the points are, on the CPU or a GPU. Distances are within TOLERANCE
-    of the true ones.
+    of the true ones; two that float64 can hardly tell apart (1e-12) may be in either order.
 
     working_memory: bytes, beside a float64 copy of the points and the result. It bounds how many
         rows are compared at once, down to one.
@@ -167,14 +167,14 @@ def _smallest(
     values, places = squared.topk(more, dim=1, largest=False, sorted=ascending)
     if ascending:
         tied = (values[:, 1:] == values[:, :-1]).any(dim=1)
-    else:
-        last = values.topk(2, dim=1).values
-        tied = (last[:, 0] == last[:, 1]) & (more > kept)
+    elif more > kept:
+        last = values.topk(2, dim=1)
+        tied = last.values[:, 0] == last.values[:, 1]
         # The one more has to go: it is the largest, wherever it stands.
-        if more > kept:
-            largest = values.argmax(dim=1, keepdim=True)
-            values.scatter_(1, largest, values[:, -1:].clone())
-            places.scatter_(1, largest, places[:, -1:].clone())
+        values.scatter_(1, last.indices[:, :1], values[:, -1:].clone())
+        places.scatter_(1, last.indices[:, :1], places[:, -1:].clone())
+    else:
+        tied = values.new_zeros(len(values), dtype=torch.bool)
     values, places = values[:, :kept], places[:, :kept]
     width = seen.shape[1]
     old = seen.gather(1, places.clamp(max=width - 1)) if width else places

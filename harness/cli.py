@@ -24,7 +24,7 @@ def commands() -> None:
 
 # The second names are those of the paper's own script, where they differ.
 EXPERIMENT_OPTIONS = (
-    click.option("--model", "--checkpoint-dir", required=True, help="Model folder or hub name."),
+    click.option("--model", "--checkpoint-dir", help="Model folder or hub name."),
     click.option("--tokenizer", "--tokenizer-dir", help="Of another folder or hub name."),
     click.option("--use-slow-tokenizer", is_flag=True, help="Not the Rust one, if there are both."),
     click.option("--adapter", "--finetuned-path", type=Path, help="Folder of a PEFT adapter."),
@@ -81,6 +81,8 @@ def _experiment_options(command: Any) -> Any:
 
 
 def _experiment(options: dict[str, Any]) -> tuple[Experiment, PromptFormat]:
+    if options["model"] is None:
+        raise click.UsageError("Missing option '--model'.")
     prompt = PromptFormat(options["shots"], options["shot_order"], options["seed"])
     adapter, checkpoint = options["adapter"], options["checkpoint"]
     if checkpoint and not adapter:
@@ -147,15 +149,37 @@ def extract(out_dir: Path | None, remove_duplicates: bool, **options: Any) -> No
 
 
 @commands.command()
+@click.argument("folder", type=Path, required=False)
+@click.option("--labels", type=Path, help="With FOLDER: CSV with columns subject and answer.")
+@click.option("--subsamples", type=int, default=0, show_default=True, help="With FOLDER.")
 @_experiment_options
 @click.option("--out", type=Path, required=True, help="File that receives the landscape (JSON).")
-def measure(out: Path, **options: Any) -> None:
-    """Measure a landscape, extracting first what is not in the store."""
-    experiment, prompt = _experiment(options)
-    experiment.check()
-    experiment.representations(prompt)
-    if launched_processes().is_main:
-        write_whole(out, experiment.landscape(prompt).to_json())
+def measure(
+    out: Path, folder: Path | None, labels: Path | None, subsamples: int, **options: Any
+) -> None:
+    """Measure a landscape, extracting first what is not in the store.
+
+    With FOLDER, measure the representations in it instead, a .npy, .pt or .safetensors file a
+    layer. --subsamples also prints each value with its smallest and largest over so many draws of
+    80 % of the questions.
+    """
+    if folder is None:
+        experiment, prompt = _experiment(options)
+        experiment.check()
+        experiment.representations(prompt)
+        if launched_processes().is_main:
+            write_whole(out, experiment.landscape(prompt).to_json())
+        return
+    from harness.measure_folder import measure_folder
+
+    if labels is None:
+        raise click.UsageError("FOLDER needs --labels.")
+    landscape, measured = measure_folder(folder, labels, GeometrySettings(), subsamples)
+    write_whole(out, landscape.to_json())
+    for layer, one in zip(landscape.layer, measured, strict=True):
+        for name, value in one.values.items() if subsamples else ():
+            low, high = one.interval(name)
+            click.echo(f"layer {layer:3} {name:20} {value:10.4f} {low:10.4f} to {high:10.4f}")
 
 
 @commands.command()

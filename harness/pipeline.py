@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from harness.errors import GeometryError
 from harness.landscape import CURVES, Landscape
@@ -29,7 +26,7 @@ from harness.store import Store
 
 # Raise one when the code behind it changes its results: what older code kept is then not found.
 EXTRACTION_VERSION = 3
-GEOMETRY_VERSION = 1
+GEOMETRY_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -165,27 +162,28 @@ class Experiment:
 
     def _measure(self, prompt: PromptFormat) -> Landscape:
         from harness.extraction.shards import read_layer, read_letter_logits, saved_layers
+        from harness.measurement import Labels, measure_layers
 
-        folder = self.representations(prompt)
+        # Looked for first: of several processes one measures, and the others do not come here.
+        kept = self.store.find("representations", self._extraction_key(prompt))
+        folder = kept or self.representations(prompt)
         questions = self.questions.questions
         layers = saved_layers(folder)
         name = f"{Path(self.model).name} {prompt.condition}"
-        rows = [
-            measure_layer(
-                read_layer(folder, layer).double().numpy(),
-                [question.subject for question in questions],
-                [question.letter for question in questions],
-                self.geometry,
-            )
-            for layer in tqdm(layers, desc=f"{name}: measure", unit="layer")
-        ]
+        rows = measure_layers(
+            layers,
+            partial(read_layer, folder),
+            Labels([one.subject for one in questions], [one.letter for one in questions]),
+            self.geometry,
+            description=f"{name}: measure",
+        )
         chosen = read_letter_logits(folder).argmax(dim=1).tolist()
         right = [LETTERS[index] == q.letter for index, q in zip(chosen, questions, strict=True)]
         return Landscape(
             Path(self.model).name,
             prompt.condition,
             tuple(layers),
-            {name: tuple(row[name] for row in rows) for name in CURVES},
+            {name: tuple(row.values[name] for row in rows) for name in CURVES},
             len(self.questions.subjects),
             sum(right) / len(right),
             self.origin(prompt),
@@ -204,32 +202,3 @@ class Experiment:
             },
             "versions": {name: version(name) for name in ("torch", "transformers", "dadapy")},
         }
-
-
-def measure_layer(
-    points: object, subjects: Sequence[str], answers: Sequence[str], settings: GeometrySettings
-) -> dict[str, float]:
-    """Return a value for each of CURVES from (N, D) float64 points and N labels of each kind.
-
-    Raises GeometryError for too few distinct points or values that are not finite.
-    Source: the paper, section 3, and `analyze` in its repository.
-    """
-    import numpy as np
-
-    from harness.geometry.agreement import adjusted_rand_index
-    from harness.geometry.density_peaks import density_peaks
-    from harness.geometry.intrinsic_dimension import gride
-    from harness.geometry.neighbors import distinct_points, nearest_neighbors
-
-    cloud = np.asarray(points)
-    kept = distinct_points(cloud)
-    neighbors = nearest_neighbors(cloud[kept], settings.neighbors)
-    dimension = gride(neighbors, settings.id_k)
-    peaks = density_peaks(neighbors, dimension, settings.density_k, settings.z)
-    return {
-        "intrinsic_dimension": dimension,
-        "density_peaks": float(peaks.count),
-        "core_fraction": peaks.core_fraction,
-        "ari_subjects": adjusted_rand_index(peaks.assignment, [subjects[row] for row in kept]),
-        "ari_answers": adjusted_rand_index(peaks.assignment, [answers[row] for row in kept]),
-    }

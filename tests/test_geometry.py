@@ -1,19 +1,30 @@
-"""Geometry against brute force, known answers, and DADApy on coordinates."""
+"""Geometry against known answers, plain loops, and DADApy on coordinates."""
+
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 from dadapy import Data
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import adjusted_rand_score
+from scipy.cluster.hierarchy import fcluster
+from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, homogeneity_score
 
+from fixtures.cases import TOY
 from harness.errors import GeometryError
-from harness.geometry.agreement import adjusted_rand_index
-from harness.geometry.density_peaks import density_peaks
-from harness.geometry.intrinsic_dimension import gride
+from harness.extraction.extract import read_layer, saved_layers
+from harness.geometry.agreement import adjusted_rand_index, agreement
+from harness.geometry.density import knn_density, pak_density
+from harness.geometry.density_peaks import DensityPeaks, density_peaks
+from harness.geometry.hierarchy import Dendrogram, category_agreement, dendrogram
+from harness.geometry.intrinsic_dimension import gride, gride_scales
 from harness.geometry.neighbors import distinct_points, nearest_neighbors
-from harness.pipeline import measure_layer
-from harness.protocol import GeometrySettings
+from harness.geometry.overlap import label_overlap, representation_overlap
+from harness.pipeline import Experiment
+from harness.protocol import PromptFormat, Subset
+from harness.questions.mmlu_categories import CATEGORY, SUBCATEGORY
+from harness.store import Store
 
 
 def blobs(seed: int, size: int = 400, centers: int = 4, width: int = 5) -> np.ndarray:
@@ -22,21 +33,101 @@ def blobs(seed: int, size: int = 400, centers: int = 4, width: int = 5) -> np.nd
     return middles[np.arange(size) % centers] + rng.normal(size=(size, width))
 
 
-@settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 10**6), size=st.integers(2, 40), count=st.integers(1, 50))
-def test_neighbors_are_those_of_a_double_loop(seed: int, size: int, count: int) -> None:
-    points = np.random.default_rng(seed).normal(size=(size, 3))
-    found = nearest_neighbors(points, count)
-    for row in range(size):
-        distances = [float(np.sqrt(((points[row] - other) ** 2).sum())) for other in points]
-        order = sorted(range(size), key=distances.__getitem__)[: min(count, size - 1) + 1]
-        np.testing.assert_array_equal(found.indices[row], order)
-        np.testing.assert_allclose(found.distances[row], np.array(distances)[order], atol=1e-6)
+def uniform(size: int, width: int = 4) -> np.ndarray:
+    return np.random.default_rng(size).uniform(size=(size, width))
 
 
-def test_distinct_points_keeps_the_first_of_identical_rows() -> None:
-    points = np.array([[1.0, 2], [3, 4], [1, 2], [5, 6], [3, 4]])
-    assert distinct_points(points).tolist() == [0, 1, 3]
+def low_dimensional(size: int) -> np.ndarray:
+    rng = np.random.default_rng(size)
+    curve = np.sort(rng.uniform(0, 3, size=(size, 2)), axis=1)
+    bent = np.concatenate([np.sin(curve), np.cos(2 * curve), curve**2], axis=1)
+    return bent @ rng.normal(size=(6, 300)) + 100 + 1e-3 * rng.normal(size=(size, 300))
+
+
+def with_duplicates(size: int) -> np.ndarray:
+    points = blobs(size, size, 12, 64)
+    points[size // 2 :: 7] = points[: len(points[size // 2 :: 7])]
+    return points
+
+
+@pytest.fixture(scope="module")
+def toy_layer(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    """Representations of 480 questions, in the middle of the toy model."""
+    store = Store(Path(tmp_path_factory.mktemp("store")))
+    experiment = Experiment(
+        str(TOY / "model"), str(TOY / "questions"), store, Subset(per_subject=30)
+    )
+    folder = experiment.representations(PromptFormat(1))
+    layers = saved_layers(folder)
+    return read_layer(folder, layers[len(layers) // 2]).double().numpy()
+
+
+def assert_as_dadapy_on_coordinates(points: np.ndarray, z: float = 1.6) -> None:
+    points = points[distinct_points(points)]
+    ours = nearest_neighbors(points, 1000)
+    data = Data(coordinates=points, n_jobs=1)
+    data.compute_distances(maxk=min(1000, len(points) - 1))
+    theirs, errors, distances = data.return_id_scaling_gride(range_max=100)
+    scales = gride_scales(ours, 32)
+    np.testing.assert_allclose(scales.dimension, theirs, rtol=1e-6)
+    np.testing.assert_allclose(scales.error, errors, rtol=1e-5)
+    np.testing.assert_allclose(scales.distance, distances, rtol=1e-6)
+    data.set_id(theirs[4])
+    data.compute_density_kNN(k=16)
+    density = knn_density(ours, gride(ours, 16), 16)
+    np.testing.assert_allclose(density.log, data.log_den, atol=1e-4)
+    peaks = density_peaks(ours, density, z)
+    assert adjusted_rand_score(data.compute_clustering_ADP(Z=z), peaks.assignment) == 1.0
+    np.testing.assert_array_equal(peaks.peaks, data.cluster_centers)
+    apart = ~np.eye(peaks.count, dtype=bool)
+    np.testing.assert_allclose(peaks.log_saddle[apart], data.log_den_bord[apart], atol=1e-4)
+    core = data.compute_clustering_ADP(Z=z, halo=True) != -1
+    np.testing.assert_array_equal(peaks.core, core)
+
+
+@pytest.mark.parametrize("size", [300, 1000, 3000, 9181])
+@pytest.mark.parametrize(
+    "points",
+    [
+        pytest.param(lambda size: blobs(size, size, 12, 64), id="clustered"),
+        pytest.param(uniform, id="uniform"),
+        pytest.param(low_dimensional, id="low-dimensional"),
+        pytest.param(with_duplicates, id="duplicates"),
+    ],
+)
+def test_dimension_density_and_peaks_are_dadapys_on_coordinates(  # type: ignore[no-untyped-def]
+    points, size: int
+) -> None:
+    assert_as_dadapy_on_coordinates(points(size))
+
+
+@pytest.mark.parametrize("z", [0.0, 1.6, 4.0])
+def test_real_representations_are_as_dadapy_on_coordinates(toy_layer: np.ndarray, z: float) -> None:
+    assert_as_dadapy_on_coordinates(toy_layer, z)
+
+
+def test_adaptive_density_and_its_peaks_are_dadapys_on_coordinates() -> None:
+    points = blobs(5, 600)
+    ours = nearest_neighbors(points, 1000)
+    dimension = gride(ours, 16)
+    density = pak_density(ours, dimension)
+    data = Data(coordinates=points, n_jobs=1)
+    data.compute_distances(maxk=599)
+    data.set_id(dimension)
+    log, error = data.compute_density_PAk()
+    np.testing.assert_array_equal(density.k, data.kstar)
+    np.testing.assert_allclose(density.log, log, atol=1e-6)
+    np.testing.assert_allclose(density.error, error)
+    theirs = data.compute_clustering_ADP(Z=1.6, halo=True)
+    peaks = density_peaks(ours, density, 1.6)
+    np.testing.assert_array_equal(np.where(peaks.core, peaks.assignment, -1), theirs)
+
+
+def test_adaptive_density_refuses_what_would_not_end_in_dadapy() -> None:
+    rng = np.random.default_rng(0)
+    ours = nearest_neighbors(rng.normal(size=(500, 2000)) * 10, 400)
+    with pytest.raises(GeometryError, match="PAk's volumes overflow"):
+        pak_density(ours, gride(ours, 16))
 
 
 @pytest.mark.parametrize("dimension", [2, 5])
@@ -47,47 +138,160 @@ def test_gride_finds_the_dimension_of_a_gaussian_in_a_larger_space(dimension: in
     assert gride(nearest_neighbors(flat @ rotation, 100), 16) == pytest.approx(dimension, rel=0.1)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_dimension_and_peaks_are_dadapys_on_coordinates(seed: int) -> None:
-    points = blobs(seed)
-    ours = nearest_neighbors(points, 1000)
-    dimension = gride(ours, 16)
-    peaks = density_peaks(ours, dimension, 16, 1.6)
-    data = Data(coordinates=points, n_jobs=1)
-    data.compute_distances(maxk=len(points) - 1)
-    theirs = data.return_id_scaling_gride(range_max=100)[0][4]
-    assert dimension == pytest.approx(theirs, rel=1e-9)
-    data.set_id(theirs)
-    data.compute_density_kNN(k=16)
-    assert adjusted_rand_score(data.compute_clustering_ADP(Z=1.6), peaks.assignment) == 1.0
-    core = data.compute_clustering_ADP(Z=1.6, halo=True) != -1
-    assert peaks.core_fraction == core.mean()
-    assert peaks.count == 4
+def test_too_few_points_are_refused() -> None:
+    few = nearest_neighbors(np.random.default_rng(0).normal(size=(20, 3)), 1000)
+    with pytest.raises(GeometryError, match="Gride at k=16 needs 33 distinct points, there are 20"):
+        gride(few, 16)
+    with pytest.raises(GeometryError, match="density over k=32"):
+        knn_density(few, 3.0, 32)
+    with pytest.raises(GeometryError, match="overlap over 30 neighbours"):
+        representation_overlap(few, few, ["x"] * 20)
 
 
-def test_a_layer_of_blobs_agrees_with_their_labels_and_not_with_others() -> None:
-    points = blobs(7)
-    row = measure_layer(
-        np.concatenate([points, points[:9]]),  # duplicates do not count
-        [str(index % 4) for index in range(400)] + ["0"] * 9,
-        [str(index // 4 % 4) for index in range(400)] + ["0"] * 9,
-        GeometrySettings(),
+def loop_label_overlap(indices: np.ndarray, labels: list[str], fraction: float) -> list[float]:
+    shares = []
+    for row, label in enumerate(labels):
+        k = max(1, int(labels.count(label) * fraction))
+        shares.append(sum(labels[other] == label for other in indices[row, 1 : k + 1]) / k)
+    return shares
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6), size=st.integers(5, 40), names=st.integers(1, 6))
+def test_label_overlap_is_that_of_a_double_loop(seed: int, size: int, names: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = [f"label {number}" for number in rng.integers(names, size=size)]
+    found = nearest_neighbors(rng.normal(size=(size, 3)), size)
+    overlap = label_overlap(found, labels, 0.3)
+    shares = loop_label_overlap(found.indices, labels, 0.3)
+    np.testing.assert_allclose(overlap.points, shares)
+    for name in set(labels):
+        own = [share for share, label in zip(shares, labels, strict=True) if label == name]
+        assert overlap.by_label[name] == pytest.approx(sum(own) / len(own))
+    theirs = Data(distances=(found.distances, found.indices), maxk=found.count)
+    numbers = np.unique(labels, return_inverse=True)[1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a small class gets one neighbour
+        expected = theirs.return_label_overlap(numbers, class_fraction=0.3)
+    assert overlap.balanced == pytest.approx(expected)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6), size=st.integers(5, 40), k=st.integers(1, 4))
+def test_representation_overlap_is_that_of_a_double_loop(seed: int, size: int, k: int) -> None:
+    rng = np.random.default_rng(seed)
+    points = rng.normal(size=(size, 3))
+    one, other = (
+        nearest_neighbors(points + rng.normal(size=points.shape) * 0.3, size) for _ in "ab"
     )
-    assert row["ari_subjects"] == 1.0
-    assert abs(row["ari_answers"]) < 0.05
-    assert row["density_peaks"] == 4
+    overlap = representation_overlap(one, other, ["x", "y"] * (size // 2) + ["x"] * (size % 2), k)
+    for row in range(size):
+        common = set(one.indices[row, 1 : k + 1]) & set(other.indices[row, 1 : k + 1])
+        assert overlap.points[row] == len(common) / k
+    assert overlap.mean == pytest.approx(overlap.points.mean())
+    assert overlap.by_label["y"] == pytest.approx(overlap.points[1 : size - size % 2 : 2].mean())
+
+
+def test_overlap_of_different_questions_is_refused() -> None:
+    one = nearest_neighbors(uniform(40), 35)
+    with pytest.raises(GeometryError, match="40 points and 50 points"):
+        representation_overlap(one, nearest_neighbors(uniform(50), 35), ["x"] * 40)
 
 
 def test_ari_is_one_for_renamed_groups() -> None:
     assert adjusted_rand_index(np.array([2, 2, 0, 1]), ["x", "x", "y", "z"]) == 1.0
 
 
-def test_too_few_points_and_bad_values_are_refused() -> None:
-    points = np.random.default_rng(0).normal(size=(20, 3))
-    with pytest.raises(GeometryError, match="Gride at k=16 needs 33 distinct points, there are 20"):
-        gride(nearest_neighbors(points, 1000), 16)
-    with pytest.raises(GeometryError, match="density over k=32"):
-        density_peaks(nearest_neighbors(points, 1000), 3.0, 32, 1.6)
-    points[3, 1] = np.nan
-    with pytest.raises(GeometryError, match="NaN"):
-        nearest_neighbors(points, 10)
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), groups=st.integers(1, 5), names=st.integers(1, 5))
+def test_agreement_is_scikit_learns_also_under_permutation(
+    seed: int, groups: int, names: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    assignment, numbers = rng.integers(groups, size=60), rng.integers(names, size=60)
+    found = agreement(assignment, numbers.astype(str).tolist(), permutations=3, seed=seed)
+    numbers = np.unique(numbers, return_inverse=True)[1]
+    shuffled = np.random.default_rng(seed)
+    for row in range(-1, 3):
+        labels = numbers if row < 0 else shuffled.permutation(numbers)
+        for score, theirs in [
+            (found.adjusted_rand_index, adjusted_rand_score),
+            (found.adjusted_mutual_information, adjusted_mutual_info_score),
+            (found.homogeneity, homogeneity_score),
+        ]:
+            ours = score.value if row < 0 else score.null[row]
+            assert ours == pytest.approx(theirs(labels, assignment), abs=1e-9)
+
+
+def test_a_permutation_null_tells_agreement_from_chance() -> None:
+    labels = ["x", "y", "z"] * 30
+    same = agreement(np.arange(90) % 3, labels, permutations=99)
+    assert same.adjusted_rand_index.p_value == same.homogeneity.p_value == 0.01
+    assert abs(same.adjusted_mutual_information.null.mean()) < 0.02
+    chance = agreement(np.random.default_rng(1).integers(3, size=90), labels, permutations=99)
+    assert chance.adjusted_rand_index.p_value > 0.05
+
+
+def peaks_with_saddles(log_saddle: list[list[float]], assignment: list[int]) -> DensityPeaks:
+    saddles = np.array(log_saddle)
+    numbers = np.array(assignment)
+    peaks = np.array([assignment.index(peak) for peak in range(len(saddles))])
+    return DensityPeaks(
+        numbers, np.ones(len(numbers), dtype=bool), peaks, saddles.diagonal().copy(), saddles
+    )
+
+
+def test_dendrogram_joins_by_saddles_and_averages_them() -> None:
+    # Peaks of log density 9, 8, 5; saddles 7 (0-1), 2 (0-2), 3 (1-2). The pair 0-1 is 2 below the
+    # highest peak; its joint saddle with 2 is the mean of 2 and 3, so 6.5 below.
+    peaks = peaks_with_saddles([[9, 7, 2], [7, 8, 3], [2, 3, 5]], [0, 0, 0, 1, 2, 2, 1])
+    tree = dendrogram(peaks, ["a", "a", "b", "c", "d", "d", "c"])
+    np.testing.assert_allclose(tree.linkage, [[0, 1, 2, 2], [2, 3, 6.5, 3]])
+    assert tree.labels == ("a", "c", "d")
+    np.testing.assert_allclose(tree.shares, [2 / 3, 1, 1])
+    assert tree.heights[0, 2] == tree.heights[1, 2] == 6.5 and tree.heights[0, 1] == 2
+    with pytest.raises(GeometryError, match="one density peak has no hierarchy"):
+        dendrogram(peaks_with_saddles([[1.0]], [0, 0]), ["a", "b"])
+
+
+def test_dendrogram_of_nested_blobs_finds_the_nesting() -> None:
+    rng = np.random.default_rng(3)
+    wholes = rng.normal(size=(4, 3)) * 30
+    corners = np.array([[1, 1, 0], [1, -1, 0], [-1, 1, 0], [-1, -1, 0]]) * 2.2
+    parts = np.repeat(wholes, 4, axis=0) + np.tile(corners, (4, 1))
+    number = np.arange(3200) % 16
+    points = nearest_neighbors(parts[number] + rng.normal(size=(3200, 3)), 1000)
+    peaks = density_peaks(points, knn_density(points, gride(points, 16), 16), 1.6)
+    labels = [f"part {one}" for one in number]
+    tree = dendrogram(peaks, labels)
+    whole = {f"part {one}": f"whole {one // 4}" for one in range(16)}
+    cut = fcluster(tree.linkage, tree.heights.max() * (1 - 1e-9), "distance")
+    assert adjusted_rand_index(cut, [whole[label] for label in tree.labels]) == 1.0
+    assert category_agreement(tree, whole, 999).p_value <= 0.002
+    mixed = {f"part {one}": f"whole {one % 4}" for one in range(16)}
+    assert category_agreement(tree, mixed, 999).p_value > 0.05
+    with pytest.raises(GeometryError, match="has no category"):
+        category_agreement(tree, {}, 9)
+    with pytest.raises(GeometryError, match="in 1 categories"):
+        category_agreement(tree, dict.fromkeys(whole, "all"), 9)
+
+
+def test_peaks_of_one_label_prove_nothing_about_categories() -> None:
+    # Two peaks a label, joined at once; labels join in the order of their number.
+    linkage = np.array(
+        [[0, 1, 1, 2], [2, 3, 1, 2], [4, 5, 1, 2], [6, 7, 5, 4], [8, 9, 6, 6]], float
+    )
+    tree = Dendrogram(linkage, ("a", "a", "b", "b", "c", "c"), np.ones(6))
+    score = category_agreement(tree, {"a": "x", "b": "x", "c": "y"}, 300)
+    assert score.value == pytest.approx((6 - 5) / ((4 * 5 + 8 * 6) / 12))
+    assert 0.25 < score.p_value < 0.45  # one of three pairs of labels has to be the lowest
+
+
+def test_the_categories_are_mmlus() -> None:
+    assert (len(CATEGORY), len(set(SUBCATEGORY.values())), len(set(CATEGORY.values()))) == (
+        57,
+        17,
+        4,
+    )
+    assert SUBCATEGORY["machine_learning"] == "computer science"
+    assert CATEGORY["jurisprudence"] == "humanities" and CATEGORY["virology"] == "other"

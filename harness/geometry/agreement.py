@@ -3,12 +3,88 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import adjusted_rand_score
+from scipy.stats import entropy
+from sklearn.metrics import adjusted_rand_score, mutual_info_score
+from sklearn.metrics.cluster import contingency_matrix, expected_mutual_information
 
 
-def adjusted_rand_index(assignment: NDArray[np.int64], labels: Sequence[str]) -> float:
+@dataclass(frozen=True)
+class Score:
+    """An agreement, and the same after the labels were permuted.
+
+    value: of the labels as they are; null: (R,) of R permutations.
+    """
+
+    value: float
+    null: NDArray[np.float64]
+
+    @property
+    def p_value(self) -> float:
+        """Share of permutations, the labels as they are included, that agree at least as well."""
+        return permutation_p_value(self.value, self.null)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Three scores of one clustering: 1 is the best, and 0 is chance for the first two."""
+
+    adjusted_rand_index: Score
+    adjusted_mutual_information: Score
+    homogeneity: Score
+
+
+def adjusted_rand_index(
+    assignment: NDArray[np.int64], labels: Sequence[str] | NDArray[np.int64]
+) -> float:
     """Return the ARI of (N,) cluster numbers with N labels: 1 for the same groups, 0 by chance."""
     return float(adjusted_rand_score(labels, assignment))
+
+
+def agreement(
+    assignment: NDArray[np.int64], labels: Sequence[str], permutations: int = 100, seed: int = 0
+) -> Agreement:
+    """Return the ARI, AMI and homogeneity of (N,) cluster numbers with N labels, with their nulls.
+
+    Source: scikit-learn. What takes the AMI its time, the mutual information expected by chance,
+    depends on the sizes of the groups alone, so all permutations have it in common.
+    """
+    numbers = np.unique(np.asarray(labels), return_inverse=True)[1]
+    rng = np.random.default_rng(seed)
+    null = np.array(
+        [_rand_and_information(assignment, rng.permutation(numbers)) for _ in range(permutations)]
+    ).reshape(permutations, 2)
+    label_entropy = float(entropy(np.bincount(numbers)))
+    most = (label_entropy + float(entropy(np.unique(assignment, return_counts=True)[1]))) / 2
+    expected = expected_mutual_information(contingency_matrix(numbers, assignment), len(numbers))
+    rand, information = _rand_and_information(assignment, numbers)
+
+    def adjusted(value: Any) -> Any:
+        # One group on both sides: nothing to tell apart, which scikit-learn calls 1.
+        return (value - expected) / (most - expected) if most > expected else value * 0 + 1.0
+
+    def homogeneity(value: Any) -> Any:
+        return value / label_entropy if label_entropy else value * 0 + 1.0
+
+    return Agreement(
+        Score(rand, null[:, 0]),
+        Score(adjusted(information), adjusted(null[:, 1])),
+        Score(homogeneity(information), homogeneity(null[:, 1])),
+    )
+
+
+def _rand_and_information(
+    assignment: NDArray[np.int64], numbers: NDArray[np.int64]
+) -> tuple[float, float]:
+    table = contingency_matrix(numbers, assignment, sparse=True)
+    information = mutual_info_score(None, None, contingency=table)
+    return adjusted_rand_index(assignment, numbers), float(information)
+
+
+def permutation_p_value(value: float, null: NDArray[np.float64]) -> float:
+    """Return the share of (R,) null values, `value` included, that are at least `value`."""
+    return float((1 + (null >= value).sum()) / (1 + len(null)))

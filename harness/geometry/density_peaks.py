@@ -7,25 +7,33 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import GeometryError
+from harness.geometry.density import Density
 from harness.geometry.neighbors import Neighbors
 
 
 @dataclass(frozen=True)
 class DensityPeaks:
-    """The peaks of N points: one cluster a peak.
+    """The P peaks of N points: one cluster a peak.
 
     assignment: (N,) cluster number of every point, from 0.
     core: (N,) whether the point is in its cluster's core, that is not in the halo.
+    peaks: (P,) row numbers of the points of highest density.
+    log_peak: (P,) log density there.
+    log_saddle: (P, P) log density at the saddle between two peaks, symmetric; on the diagonal the
+        peak's own. Peaks that do not touch have DADApy's value for it, one below the lowest log
+        density less Z standard errors.
     """
 
     assignment: NDArray[np.int64]
     core: NDArray[np.bool_]
+    peaks: NDArray[np.int64]
+    log_peak: NDArray[np.float64]
+    log_saddle: NDArray[np.float64]
 
     @property
     def count(self) -> int:
         """Number of density peaks."""
-        return int(self.assignment.max()) + 1
+        return len(self.peaks)
 
     @property
     def core_fraction(self) -> float:
@@ -33,22 +41,21 @@ class DensityPeaks:
         return float(self.core.mean())
 
 
-def density_peaks(neighbors: Neighbors, dimension: float, k: int, z: float) -> DensityPeaks:
+def density_peaks(neighbors: Neighbors, density: Density, z: float) -> DensityPeaks:
     """Return the density peaks that stand out at confidence `z`.
 
-    dimension: the intrinsic dimension in which the kNN density (k neighbours) is estimated.
-
-    Raises GeometryError if there are fewer than k neighbours.
-    Source: DADApy's `compute_density_kNN` and `compute_clustering_ADP`; d'Errico et al. 2021.
+    Source: DADApy's `compute_clustering_ADP`; d'Errico et al. 2021.
     """
-    if neighbors.count < k:
-        raise GeometryError(
-            f"a density over k={k} neighbours needs {k + 1} distinct points, there are "
-            f"{neighbors.count + 1}; analyse more questions (--per-subject)"
-        )
     data = neighbors.as_data()
-    data.set_id(dimension)
-    data.compute_density_kNN(k=k)
+    data.kstar, data.log_den, data.log_den_err = density.k, density.log, density.error
     assignment = np.array(data.compute_clustering_ADP(Z=z, halo=False), dtype=np.int64)
-    core = np.array(data.compute_clustering_ADP(Z=z, halo=True)) != -1
-    return DensityPeaks(assignment, core)
+    peaks = np.array(data.cluster_centers, dtype=np.int64)
+    log_saddle = np.array(data.log_den_bord, dtype=np.float64)
+    np.fill_diagonal(log_saddle, density.log[peaks])
+    # The halo is what is less dense than its cluster's highest saddle. DADApy would find all
+    # peaks again to say so (halo=True); its own shifted values keep its answer to the last bit.
+    shifted = density.log - np.min(density.log - z * density.error) + 1
+    saddles = np.array(data.bord_indices, dtype=np.int64)
+    highest = np.where(saddles >= 0, shifted[saddles], 0).max(axis=1)
+    core = shifted >= highest[assignment]
+    return DensityPeaks(assignment, core, peaks, density.log[peaks], log_saddle)

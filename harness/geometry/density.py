@@ -1,0 +1,69 @@
+"""The density of a cloud of points at every point, up to a factor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import gammaln
+
+from harness.errors import GeometryError
+from harness.geometry.neighbors import Neighbors
+
+LARGEST_EXPONENT = 300.0  # DADApy clips the logarithm of a shell's volume there
+
+
+@dataclass(frozen=True)
+class Density:
+    """The density at N points.
+
+    log: (N,) natural logarithm; error: (N,) its standard error; k: (N,) neighbours it is from.
+    """
+
+    log: NDArray[np.float64]
+    error: NDArray[np.float64]
+    k: NDArray[np.int64]
+
+
+def knn_density(neighbors: Neighbors, dimension: float, k: int) -> Density:
+    """Return the density from the distance to the k-th neighbour, in `dimension` dimensions.
+
+    Raises GeometryError if there are fewer than k neighbours.
+    Source: DADApy's `compute_density_kNN`.
+    """
+    if neighbors.count < k:
+        raise GeometryError(
+            f"a density over k={k} neighbours needs {k + 1} distinct points, there are "
+            f"{neighbors.count + 1}; analyse more questions (--per-subject)"
+        )
+    data = neighbors.as_data()
+    data.set_id(dimension)
+    data.compute_density_kNN(k=k)
+    return Density(data.log_den, data.log_den_err, data.kstar)
+
+
+def pak_density(neighbors: Neighbors, dimension: float) -> Density:
+    """Return the point-adaptive density (PAk): as many neighbours as look uniformly dense.
+
+    Raises GeometryError if there are fewer than 4 neighbours, or if a volume cannot be told in
+    float64: there DADApy clips it, and its iteration need not end.
+    Source: DADApy's `compute_kstar` and `compute_density_PAk`; Rodriguez et al. 2018.
+    """
+    if neighbors.count < 4:
+        raise GeometryError(
+            f"PAk needs 5 distinct points, there are {neighbors.count + 1}; analyse more questions "
+            "(--per-subject)"
+        )
+    data = neighbors.as_data()
+    data.set_id(dimension)
+    data.compute_kstar()
+    radius = np.take_along_axis(neighbors.distances, data.kstar[:, None], axis=1).max()
+    log_unit_ball = dimension / 2 * np.log(np.pi) - gammaln(dimension / 2 + 1)
+    if max(0.0, log_unit_ball) + dimension * np.log(radius) > LARGEST_EXPONENT:
+        raise GeometryError(
+            f"PAk's volumes overflow at a dimension of {dimension:.0f} and distances of "
+            f"{radius:.3g}; divide the representations by a constant, or take the kNN density"
+        )
+    data.compute_density_PAk()
+    return Density(data.log_den, data.log_den_err, data.kstar)

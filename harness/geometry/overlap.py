@@ -1,0 +1,89 @@
+"""Neighbourhoods compared with labels, and with the neighbourhoods of another representation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.errors import GeometryError
+from harness.geometry.neighbors import Neighbors
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """A share of neighbours for each of N labelled points.
+
+    points: (N,) 0 to 1; labels: (N,).
+    """
+
+    points: NDArray[np.float64]
+    labels: NDArray[np.str_]
+
+    @property
+    def mean(self) -> float:
+        """The mean over all points."""
+        return float(self.points.mean())
+
+    @property
+    def by_label(self) -> dict[str, float]:
+        """The mean over the points of every label."""
+        names, numbers = np.unique(self.labels, return_inverse=True)
+        means = np.bincount(numbers, self.points) / np.bincount(numbers)
+        return dict(zip(names.tolist(), means.tolist(), strict=True))
+
+    @property
+    def balanced(self) -> float:
+        """The mean over labels that all weigh the same, whatever their number of points."""
+        return float(np.mean(list(self.by_label.values())))
+
+
+def label_overlap(
+    neighbors: Neighbors, labels: Sequence[str], class_fraction: float = 0.3
+) -> Overlap:
+    """Return the share of each point's nearest neighbours that have its label.
+
+    class_fraction: the neighbours of a point are so many of its label's points, at least one.
+
+    Raises GeometryError if there are fewer neighbours.
+    Source: DADApy's `return_label_overlap`; the paper's repository takes 0.3.
+    """
+    names = np.asarray(labels)
+    _, numbers, sizes = np.unique(names, return_inverse=True, return_counts=True)
+    k = np.maximum((sizes * class_fraction).astype(np.int64), 1)[numbers]
+    _check(neighbors, int(k.max()))
+    near = numbers[neighbors.indices[:, 1 : k.max() + 1]] == numbers[:, None]
+    near &= np.arange(k.max()) < k[:, None]
+    return Overlap(near.sum(axis=1) / k, names)
+
+
+def representation_overlap(
+    one: Neighbors, other: Neighbors, labels: Sequence[str], k: int = 30
+) -> Overlap:
+    """Return the share of each point's k nearest neighbours that two representations share.
+
+    one, other: of the same N points in the same order.
+
+    Raises GeometryError if the points differ in number or have fewer than k neighbours.
+    Source: DADApy's `return_data_overlap`; Doimo et al. 2020 (arXiv 2007.03506).
+    """
+    if len(one.indices) != len(other.indices):
+        raise GeometryError(
+            f"{len(one.indices)} points and {len(other.indices)} points have no overlap; compare "
+            "representations of the same questions, without dropping duplicates from one of them"
+        )
+    _check(one, k)
+    _check(other, k)
+    both = np.concatenate([one.indices[:, 1 : k + 1], other.indices[:, 1 : k + 1]], axis=1)
+    both.sort(axis=1)
+    return Overlap((both[:, 1:] == both[:, :-1]).sum(axis=1) / k, np.asarray(labels))
+
+
+def _check(neighbors: Neighbors, k: int) -> None:
+    if neighbors.count < k:
+        raise GeometryError(
+            f"an overlap over {k} neighbours needs as many, there are {neighbors.count}; keep "
+            "more neighbours or analyse more questions (--per-subject)"
+        )

@@ -1,0 +1,175 @@
+"""Measure representations that lie in a folder, whoever made them."""
+
+from __future__ import annotations
+
+import csv
+import pickle
+import re
+import zipfile
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from harness.errors import DatasetError
+from harness.geometry.subsample import draw_subsamples
+from harness.landscape import CURVES, Landscape
+from harness.measurement import Labels, LayerMeasurement, measure_layers
+from harness.protocol import GeometrySettings
+
+COLUMNS = ("subject", "answer")
+
+
+def measure_folder(
+    folder: Path, labels_file: Path, settings: GeometrySettings, subsamples: int = 0
+) -> tuple[Landscape, list[LayerMeasurement]]:
+    """Return the landscape of a folder's representations, and the measurement of every layer.
+
+    folder: a file a layer, `.npy`, `.pt` or `.safetensors`, that holds one (N, D) array of floats;
+        the one number in its name is the layer's.
+    labels_file: CSV with the columns subject and answer, and N rows in the order of the arrays.
+    subsamples: draws of 80 % of the rows that are measured too.
+
+    Raises DatasetError for files that are not so, GeometryError as `measure_layer` does.
+    """
+    files = layer_files(folder)
+    labels = read_labels(labels_file)
+    for file in files.values():  # all are looked at before the first is measured
+        read_points(file, len(labels.subjects))
+    layers = list(files)
+    measured = measure_layers(
+        layers,
+        partial(_read, files, len(labels.subjects)),
+        labels,
+        settings,
+        draw_subsamples(len(labels.subjects), subsamples),
+        f"{folder.name}: measure",
+    )
+    return (
+        Landscape(
+            folder.name,
+            "given",
+            tuple(layers),
+            {name: tuple(layer.values[name] for layer in measured) for name in CURVES},
+            len(set(labels.subjects)),
+            origin={
+                "folder": str(folder),
+                "questions": len(labels.subjects),
+                "GeometrySettings": asdict(settings),
+                "versions": {name: version(name) for name in ("torch", "dadapy")},
+            },
+        ),
+        measured,
+    )
+
+
+def layer_files(folder: Path) -> dict[int, Path]:
+    """Return the files of a folder's layers by layer number, ascending. Raises DatasetError."""
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: no such folder of representations; give one")
+    files: dict[int, Path] = {}
+    for file in sorted(folder.iterdir()):
+        if file.suffix not in _READERS:
+            continue
+        numbers = re.findall(r"\d+", file.stem)
+        if len(numbers) != 1:
+            raise DatasetError(
+                f"{file}: a name with {len(numbers)} numbers does not say which layer it is; "
+                "name it like layer-12"
+            )
+        layer = int(numbers[0])
+        if layer in files:
+            raise DatasetError(f"{file}: {files[layer].name} is layer {layer} too; remove one")
+        files[layer] = file
+    if not files or max(files) == 0:
+        raise DatasetError(
+            f"{folder}: no representations of a layer above 0; put in a file a layer, such as "
+            f"layer-12 with one of the endings {', '.join(_READERS)}"
+        )
+    return dict(sorted(files.items()))
+
+
+def read_labels(file: Path) -> Labels:
+    """Return the labels of a CSV file's rows. Raises DatasetError."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            table = csv.DictReader(lines, strict=True)
+            rows = list(table)
+            given = table.fieldnames or ()
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{file}: cannot be read ({error}); give a CSV file") from error
+    for column in COLUMNS:
+        if column not in given:
+            raise DatasetError(
+                f"{file}: no column {column!r}; its first line must name subject and answer"
+            )
+        for number, row in enumerate(rows, start=1):
+            if not row[column]:
+                raise DatasetError(f"{file}: row {number} has no {column}; give it one")
+    return Labels([row["subject"] for row in rows], [row["answer"] for row in rows])
+
+
+def read_points(file: Path, count: int) -> Tensor:
+    """Return the (count, D) floats of a layer's file. Raises DatasetError."""
+    try:
+        points = _READERS[file.suffix](file)
+    except (*_UNREADABLE, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise DatasetError(
+            f"{file}: cannot be read as one array ({reason}); save one array of floats"
+        ) from error
+    if points.ndim != 2 or not points.is_floating_point() or points.element_size() < 2:
+        raise DatasetError(
+            f"{file}: holds {points.dtype} values of shape {tuple(points.shape)}; save floats of "
+            "shape (questions, width)"
+        )
+    if len(points) != count:
+        raise DatasetError(
+            f"{file}: {len(points)} rows, but the labels have {count}; give a label a row"
+        )
+    return points
+
+
+def _read(files: dict[int, Path], count: int, layer: int) -> Tensor:
+    return read_points(files[layer], count)
+
+
+def _from_npy(file: Path) -> Tensor:
+    return torch.from_numpy(np.load(file, allow_pickle=False))
+
+
+def _from_pt(file: Path) -> Tensor:
+    try:
+        return _only(torch.load(file, map_location="cpu", weights_only=True))
+    except pickle.UnpicklingError as error:  # its text tells how to load the file all the same
+        raise ValueError("it is not a file of tensors alone") from error
+
+
+def _from_safetensors(file: Path) -> Tensor:
+    return _only(load_file(file))
+
+
+def _only(held: Any) -> Tensor:
+    if isinstance(held, dict) and len(held) == 1:
+        (held,) = held.values()
+    if not isinstance(held, Tensor):
+        inside = ", ".join(map(str, held)) if isinstance(held, dict) else type(held).__name__
+        raise ValueError(f"it holds {inside or 'nothing'}")
+    return held
+
+
+_READERS: dict[str, Callable[[Path], Tensor]] = {
+    ".npy": _from_npy,
+    ".pt": _from_pt,
+    ".safetensors": _from_safetensors,
+}
+# What numpy and torch raise for files that are cut short, pickled, or something else.
+_UNREADABLE = (OSError, ValueError, TypeError, EOFError, RuntimeError, KeyError, zipfile.BadZipFile)

@@ -1,0 +1,137 @@
+"""From the representations of layers and the questions' labels to the values of a landscape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from harness.geometry.agreement import adjusted_rand_index
+from harness.geometry.density import knn_density
+from harness.geometry.density_peaks import density_peaks
+from harness.geometry.intrinsic_dimension import gride
+from harness.geometry.neighbors import Neighbors, Points, first_identical, nearest_neighbors
+from harness.geometry.subsample import neighbors_among
+from harness.protocol import GeometrySettings
+
+Values = dict[str, float]
+
+PARALLEL_POINTS = 4000  # fewer are measured before the processes have started
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What N questions are about and what is right: N subjects, N answer letters."""
+
+    subjects: Sequence[str]
+    answers: Sequence[str]
+
+
+@dataclass(frozen=True)
+class LayerMeasurement:
+    """A value for each of CURVES, of all points and of every subsample of them."""
+
+    values: Values
+    subsamples: tuple[Values, ...] = ()
+
+    def interval(self, curve: str) -> tuple[float, float]:
+        """The smallest and the largest value among the subsamples."""
+        found = [values[curve] for values in self.subsamples]
+        return min(found), max(found)
+
+
+def measure_layer(
+    points: Points,
+    labels: Labels,
+    settings: GeometrySettings,
+    subsamples: Sequence[NDArray[np.int64]] = (),
+) -> LayerMeasurement:
+    """Return the values of (N, D) points of any float type, and those of `subsamples` of them.
+
+    subsamples: row numbers, ascending. Their neighbours come from the full lists, so each of their
+        values is the one that the subsample alone would give with as many neighbours.
+
+    Raises GeometryError for too few distinct points or values that are not finite.
+    Source: the paper, section 3, and `analyze` in its repository.
+    """
+    first = first_identical(points)
+    distinct, rows = np.unique(first, return_index=True)
+    neighbors = nearest_neighbors(points[distinct], settings.neighbors)
+    number = np.full(len(first), -1)
+    number[distinct] = np.arange(len(distinct))
+    parts = []
+    for subsample in subsamples:
+        # Of identical points the first in the subsample counts, with its own labels.
+        among, place = np.unique(number[first[subsample]], return_index=True)
+        parts.append(_values(neighbors_among(neighbors, among), labels, subsample[place], settings))
+    return LayerMeasurement(_values(neighbors, labels, rows, settings), tuple(parts))
+
+
+def measure_layers(
+    layers: Sequence[int],
+    read: Callable[[int], Points],
+    labels: Labels,
+    settings: GeometrySettings,
+    subsamples: Sequence[NDArray[np.int64]] = (),
+    description: str = "measure",
+    processes: int | None = None,
+) -> list[LayerMeasurement]:
+    """Return the measurement of every layer, with its progress on stderr.
+
+    read: returns a layer's (N, D) points; it is called when the layer's turn comes. With several
+        processes it is called in one of them, so it must be something that pickle can send.
+    processes: layers measured at the same time; torch's threads are shared out among them. Each
+        needs memory for a layer. None is one, or one a thread where that was measured to be
+        faster: when many points have subsamples, most of whose analysis uses one core.
+
+    Raises GeometryError as `measure_layer` does.
+    """
+    threads = torch.get_num_threads()
+    if processes is None:
+        worthwhile = bool(subsamples) and len(labels.subjects) >= PARALLEL_POINTS
+        processes = threads if worthwhile else 1
+    processes = min(processes, len(layers))
+    measure = partial(_measure, read, labels, settings, subsamples)
+    progress = partial(tqdm, total=len(layers), desc=description, unit="layer")
+    if processes <= 1:
+        return list(progress(map(measure, layers)))
+    # Forked processes can hang in a matrix product when the parent has already used threads.
+    with ProcessPoolExecutor(
+        processes,
+        mp_context=get_context("spawn"),
+        initializer=torch.set_num_threads,
+        initargs=(max(1, threads // processes),),
+    ) as pool:
+        return list(progress(pool.map(measure, layers)))
+
+
+def _measure(
+    read: Callable[[int], Points],
+    labels: Labels,
+    settings: GeometrySettings,
+    subsamples: Sequence[NDArray[np.int64]],
+    layer: int,
+) -> LayerMeasurement:
+    return measure_layer(read(layer), labels, settings, subsamples)
+
+
+def _values(
+    neighbors: Neighbors, labels: Labels, rows: NDArray[np.int64], settings: GeometrySettings
+) -> Values:
+    dimension = gride(neighbors, settings.id_k)
+    density = knn_density(neighbors, dimension, settings.density_k)
+    peaks = density_peaks(neighbors, density, settings.z)
+    return {
+        "intrinsic_dimension": dimension,
+        "density_peaks": float(peaks.count),
+        "core_fraction": peaks.core_fraction,
+        "ari_subjects": adjusted_rand_index(peaks.assignment, [labels.subjects[r] for r in rows]),
+        "ari_answers": adjusted_rand_index(peaks.assignment, [labels.answers[r] for r in rows]),
+    }

@@ -1,0 +1,194 @@
+"""Measuring layers: known landscapes, subsamples, processes, and folders as a user gives them."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from harness.errors import DatasetError
+from harness.geometry.subsample import draw_subsamples
+from harness.measure_folder import layer_files, measure_folder, read_labels, read_points
+from harness.measurement import Labels, measure_layer, measure_layers
+from harness.protocol import GeometrySettings
+
+ROOT = Path(__file__).parents[1]
+SIZE = 240
+
+
+def blobs(layer: int, size: int = SIZE, spread: float = 20) -> torch.Tensor:
+    rng = np.random.default_rng([11, layer])
+    middles = rng.normal(size=(4, 5)) * spread
+    points = middles[np.arange(size) % 4] + rng.normal(size=(size, 5))
+    return torch.from_numpy(points).bfloat16()
+
+
+def labels(size: int = SIZE) -> Labels:
+    return Labels(
+        [f"subject {row % 4}" for row in range(size)], ["ABCD"[row // 4 % 4] for row in range(size)]
+    )
+
+
+def test_a_layer_of_blobs_agrees_with_their_labels_and_not_with_others() -> None:
+    points = blobs(0)
+    again = Labels([*labels().subjects, *["x"] * 9], [*labels().answers, *["x"] * 9])
+    # Duplicates do not count, whatever their labels.
+    values = measure_layer(torch.cat([points, points[:9]]), again, GeometrySettings()).values
+    assert values["ari_subjects"] == 1.0
+    assert abs(values["ari_answers"]) < 0.05
+    assert values["density_peaks"] == 4
+
+
+def test_subsamples_are_measured_as_if_they_were_alone() -> None:
+    points = blobs(1, 900, spread=1.2)
+    points[700:740] = points[100:140]  # in a subsample the second may be the first that is there
+    settings = GeometrySettings(neighbors=899)
+    draws = draw_subsamples(900, count=4)
+    found = measure_layer(points, labels(900), settings, draws)
+    for draw, values in zip(draws, found.subsamples, strict=True):
+        part = Labels(
+            *([some[row] for row in draw] for some in (labels(900).subjects, labels(900).answers))
+        )
+        alone = measure_layer(points[draw], part, settings).values
+        assert values == pytest.approx(alone, rel=1e-9, abs=1e-12)
+    low, high = found.interval("ari_subjects")
+    assert 0 < low < high < 1
+    assert found.values == measure_layer(points, labels(900), settings).values
+
+
+def test_processes_measure_the_same() -> None:
+    draws = draw_subsamples(SIZE, count=2)
+    one, two = (
+        measure_layers([2, 5, 7], blobs, labels(), GeometrySettings(), draws, processes=processes)
+        for processes in (1, 2)
+    )
+    assert one == two
+    assert len({layer.values["intrinsic_dimension"] for layer in one}) == 3
+
+
+def write_labels(file: Path, size: int = SIZE) -> None:
+    with file.open("w", newline="") as out:
+        writer = csv.writer(out)
+        writer.writerow(["subject", "answer"])
+        writer.writerows(zip(labels(size).subjects, labels(size).answers, strict=True))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A layer in each format, with labels beside."""
+    given = tmp_path / "given"
+    given.mkdir()
+    np.save(given / "l1_target.npy", blobs(1).float().numpy())
+    torch.save(blobs(2), given / "layer-2.pt")
+    save_file({"representations": blobs(10)}, given / "layer-010.safetensors")
+    (given / "README.md").write_text("not a layer 9")
+    write_labels(tmp_path / "labels.csv")
+    return given
+
+
+def test_a_folder_is_measured_in_the_order_of_its_layers(folder: Path) -> None:
+    landscape, layers = measure_folder(folder, folder.parent / "labels.csv", GeometrySettings(), 2)
+    assert landscape.layer == (1, 2, 10) and landscape.subjects == 4
+    for number, curve in zip((1, 2, 10), landscape.curves["intrinsic_dimension"], strict=True):
+        assert (
+            curve
+            == measure_layer(blobs(number), labels(), GeometrySettings()).values[
+                "intrinsic_dimension"
+            ]
+        )
+    assert [len(layer.subsamples) for layer in layers] == [2, 2, 2]
+
+
+def test_the_command_writes_a_landscape_and_prints_intervals(folder: Path) -> None:
+    out = folder.parent / "landscape.json"
+    command = [sys.executable, "-m", "harness.cli", "measure", str(folder)]
+    command += ["--labels", str(folder.parent / "labels.csv"), "--out", str(out)]
+    done = subprocess.run(
+        [*command, "--subsamples", "3"], cwd=ROOT, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(out.read_text())["curves"]["density_peaks"] == [4.0] * 3
+    assert len(done.stdout.splitlines()) == 15 and "ari_subjects" in done.stdout
+    (folder / "layer-3.npy").write_bytes(b"nothing")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1 and "layer-3.npy" in done.stderr
+
+
+class Harmful:
+    def __reduce__(self) -> tuple[object, ...]:
+        return print, ("it ran",)
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "message"),
+    [
+        ("layer-1.npy", lambda file: np.save(file, np.zeros((9, 2))), "9 rows, but the labels"),
+        ("layer-1.npy", lambda file: np.save(file, np.zeros(SIZE)), r"shape \(240,\)"),
+        ("layer-1.npy", lambda file: np.save(file, np.zeros((SIZE, 2), int)), "holds torch.int64"),
+        ("layer-1.npy", lambda file: np.save(file, np.array([Harmful()])), "cannot be read"),
+        ("layer-1.npy", lambda file: file.write_bytes(b""), "cannot be read"),
+        ("layer-1.pt", lambda file: torch.save(Harmful(), file), "cannot be read"),
+        ("layer-1.pt", lambda file: torch.save({"a": 1, "b": 2}, file), "it holds a, b"),
+        ("layer-1.pt", lambda file: file.write_bytes(b"PK\x03\x04"), "cannot be read"),
+        ("layer-1.safetensors", lambda file: file.write_bytes(b"x" * 40), "cannot be read"),
+    ],
+)
+def test_a_bad_file_is_named_and_never_run(  # type: ignore[no-untyped-def]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, write, message: str
+) -> None:
+    write(tmp_path / name)
+    with pytest.raises(DatasetError, match=f"{name}: .*{message}"):
+        read_points(tmp_path / name, SIZE)
+    assert "it ran" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "no representations of a layer above 0"),
+        (["layer-0.npy"], "no representations of a layer above 0"),
+        (["layer.npy"], "a name with 0 numbers"),
+        (["layer-1-of-2.npy"], "a name with 2 numbers"),
+        (["layer-1.npy", "layer-01.pt"], "is layer 1 too"),
+    ],
+)
+def test_a_folder_must_say_which_layers_it_holds(
+    tmp_path: Path, names: list[str], message: str
+) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(DatasetError, match=message):
+        layer_files(tmp_path)
+    with pytest.raises(DatasetError, match="no such folder"):
+        layer_files(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("subject\nx\n", "no column 'answer'"),
+        ("", "no column 'subject'"),
+        ("subject,answer\nx,A\ny\n", "row 2 has no answer"),
+        ("subject,answer\n,A\n", "row 1 has no subject"),
+    ],
+)
+def test_bad_labels_are_named(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "labels.csv"
+    file.write_text(text)
+    with pytest.raises(DatasetError, match=f"labels.csv: .*{message}"):
+        read_labels(file)
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DatasetError, match="cannot be read"):
+        read_labels(file)
+
+
+def test_labels_of_a_spreadsheet_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "labels.csv"
+    file.write_bytes(b'\xef\xbb\xbfnumber,subject,answer\r\n1,"law, old",A\r\n')
+    assert read_labels(file) == Labels(["law, old"], ["A"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -22,17 +23,19 @@ def packed_weights(model: PreTrainedModel, pass_tokens: int) -> Iterator[None]:
     pass_tokens: tokens of a usual pass, which the layout is chosen for.
     Source: what torch's inductor does when it freezes a model for CPU inference.
     """
-    chosen = [module for module in model.get_decoder().modules() if _helps(module)]
+    packed: dict[nn.Linear, Tensor] = {}
     try:
-        for linear in chosen:
-            _pack(linear, pass_tokens)
+        for module in model.get_decoder().modules():
+            if _helps(module):
+                packed[module] = _pack(module, pass_tokens)
         yield
     finally:
-        for linear in chosen:
-            _unpack(linear)
+        for linear, weight in packed.items():
+            linear.weight.data = weight.to_dense()
+            del linear.forward
 
 
-def _helps(module: nn.Module) -> bool:
+def _helps(module: nn.Module) -> TypeGuard[nn.Linear]:
     return (
         type(module) is nn.Linear  # not a subclass, which may do something else
         and module.weight.device.type == "cpu"
@@ -42,10 +45,10 @@ def _helps(module: nn.Module) -> bool:
     )
 
 
-@torch.inference_mode()
-def _pack(linear: nn.Linear, tokens: int) -> None:
-    packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), tokens)
-    linear.packed_weight = packed
+def _pack(linear: nn.Linear, tokens: int) -> Tensor:
+    """Let `linear` multiply with its packed weight, which is returned, and let the plain one go."""
+    with torch.no_grad():
+        packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), tokens)
 
     def forward(states: Tensor) -> Tensor:
         product: Tensor = torch.ops.mkldnn._linear_pointwise(
@@ -53,12 +56,6 @@ def _pack(linear: nn.Linear, tokens: int) -> None:
         )
         return product
 
-    linear.forward = forward
+    linear.forward = forward  # type: ignore[assignment, method-assign]
     linear.weight.data = torch.empty(0, dtype=linear.weight.dtype)
-
-
-@torch.inference_mode()
-def _unpack(linear: nn.Linear) -> None:
-    if "packed_weight" in linear.__dict__:
-        linear.weight.data = linear.packed_weight.to_dense()
-        del linear.packed_weight, linear.forward
+    return packed

@@ -1,0 +1,142 @@
+"""`landscape extract`: its options, the files that it hands out, adapters, and large models."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+
+from fixtures.cases import TOY
+from harness.cli import commands
+from harness.errors import ModelError, UserError
+from harness.export import first_of_each
+from harness.extraction import extract, read_layer
+from harness.extraction.packed_weights import packed_weights
+from harness.models import load_model, load_tokenizer, tokenize
+from harness.protocol import ExtractionSettings
+
+MODEL, QUESTIONS = str(TOY / "model"), str(TOY / "questions")
+TOKENIZER = load_tokenizer(MODEL)
+PROMPTS = ["The north.\nAnswer:", "A. amber\nB. flint\nAnswer:", "What is it? " * 9]
+CPU = torch.device("cpu")
+
+
+def run(tmp_path: Path, *options: str) -> str:
+    common = ["extract", "--model", MODEL, "--mmlu", QUESTIONS, "--per-subject", "2"]
+    common += ["--precision", "float32", "--store", str(tmp_path / "store")]
+    done = CliRunner().invoke(commands, [*common, *options], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout.strip().splitlines()[-1]
+
+
+def test_files_for_other_programs(tmp_path: Path) -> None:
+    folder = Path(run(tmp_path, "--out-dir", str(tmp_path / "out"), "--num-few-shots", "1"))
+    labels = list(csv.DictReader((folder / "labels.csv").open(encoding="utf-8")))
+    assert len(labels) == 32 and len({label["subject"] for label in labels}) == 16
+    entry = Path(run(tmp_path, "--num-few-shots", "1"))  # found in the store
+    for layer in (1, 8):
+        states = load_file(folder / f"layer-{layer:03d}.safetensors")["representations"]
+        assert torch.equal(states, read_layer(entry, layer))
+    assert json.loads((folder / "settings.json").read_text())["PromptFormat"]["shots"] == 1
+    with pytest.raises(UserError, match="holds something already"):
+        run(tmp_path, "--out-dir", str(folder))
+
+
+def test_the_names_of_the_papers_script_mean_the_same(tmp_path: Path) -> None:
+    new = run(
+        tmp_path, "--shots", "1", "--site", "res2", "--max-length", "90", "--layer-interval", "2"
+    )
+    papers = run(
+        tmp_path, "--num-few-shots", "1", "--target-layer", "res2", "--max-seq-len", "90",
+        "--layer-interval", "2", "--use-last-token", "--micro-batch-size", "1",
+        "--preprocessing-num-workers", "2", "--logging-steps", "10", "--use-slow-tokenizer",
+        "--tokenizer-dir", MODEL,
+    )  # fmt: skip
+    # Another tokenizer is another key, but here it is the same one.
+    assert papers != new
+    for layer in (2, 8):
+        torch.testing.assert_close(read_layer(Path(papers), layer), read_layer(Path(new), layer))
+
+
+def test_equal_prompts_once() -> None:
+    assert first_of_each(["a", "b", "a", "c", "b"]) == [0, 1, 3]
+
+
+def test_workers_tokenize_alike() -> None:
+    assert tokenize(TOKENIZER, PROMPTS, 2) == TOKENIZER(PROMPTS)["input_ids"]
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter that changes the toy, in a folder of checkpoints."""
+    torch.manual_seed(0)
+    model = load_model(MODEL, "float32", CPU)
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "down_proj"]))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    folder = tmp_path_factory.mktemp("adapter")
+    adapted.save_pretrained(folder / "step-10")
+    return folder
+
+
+def test_an_adapter_is_worn(adapter: Path, tmp_path: Path) -> None:
+    plain = load_model(MODEL, "float32", CPU)
+    worn = load_model(MODEL, "float32", CPU, adapter=adapter / "step-10")
+    merged = load_model(MODEL, "float32", CPU)
+    weights = load_file(adapter / "step-10" / "adapter_model.safetensors")
+    for layer, block in enumerate(merged.model.layers):
+        for module, linear in (
+            ("self_attn.q_proj", block.self_attn.q_proj),
+            ("mlp.down_proj", block.mlp.down_proj),
+        ):
+            stem = f"base_model.model.model.layers.{layer}.{module}"
+            a, b = (weights[f"{stem}.lora_{which}.weight"] for which in "AB")
+            linear.weight.data += b @ a * (8 / 4)  # alpha over rank: W + BA alpha/r
+    found, expected, without = (
+        extract(model, TOKENIZER, PROMPTS, ExtractionSettings()).layers[8]
+        for model in (worn, merged, plain)
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(found, without, rtol=0.1)
+    entry = run(tmp_path, "--adapter", str(adapter), "--checkpoint", "step-10")
+    assert entry != run(tmp_path)
+
+
+def test_a_wrong_adapter_is_named(adapter: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no adapter_config.json .* --checkpoint"):
+        run(tmp_path, "--adapter", str(adapter))
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_model_that_is_partly_on_disk(tmp_path: Path) -> None:
+    whole = load_model(MODEL, "float32", CPU)
+    parts = {f"model.layers.{n}": "disk" if n > 4 else "cpu" for n in range(8)}
+    parts |= {"model.embed_tokens": "cpu", "model.norm": "disk", "lm_head": "cpu"}
+    parts |= {"model.rotary_emb": "cpu"}
+    spread = load_model(MODEL, "float32", CPU, device_map=parts, offload=tmp_path)
+    assert spread.model.layers[7].mlp.up_proj.weight.is_meta
+    found, expected = (
+        extract(model, TOKENIZER, PROMPTS, ExtractionSettings()) for model in (spread, whole)
+    )
+    for layer, states in expected.layers.items():
+        torch.testing.assert_close(found.layers[layer], states, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.letter_logits, expected.letter_logits, rtol=1e-4, atol=1e-4)
+
+
+def test_packed_weights_come_back_bit_for_bit() -> None:
+    model = load_model(MODEL, "bfloat16", CPU)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    ids = torch.tensor([TOKENIZER(PROMPTS[1])["input_ids"]])
+    with torch.inference_mode():
+        plain = model(input_ids=ids).logits
+        with packed_weights(model, 64):
+            packed = model(input_ids=ids).logits
+    assert (packed - plain).norm() < 0.02 * plain.norm()
+    assert all(torch.equal(before[name], value) for name, value in model.named_parameters())
+    model.model.layers[0].mlp.up_proj.weight.requires_grad_(True)
+    model(input_ids=ids).logits.sum().backward()  # still a model that can be trained

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from harness.errors import UserError
+from harness.errors import SettingsError, UserError
 from harness.pipeline import Experiment
 from harness.processes import launched_processes
 from harness.protocol import Budgets, ExtractionSettings, GeometrySettings, PromptFormat, Subset
@@ -51,9 +51,7 @@ EXPERIMENT_OPTIONS = (
         help="Or: norm2, res2, logits.",
     ),
     click.option("--reduction", default="last", show_default=True, help="Or: mean."),
-    click.option(
-        "--use-last-token", "reduction", flag_value="last", help="The same as --reduction last."
-    ),
+    click.option("--use-last-token", is_flag=True, help="The same as --reduction last."),
     click.option(
         "--max-length", "--max-seq-len", type=int, help="Tokens; longer prompts lose their start."
     ),
@@ -87,6 +85,8 @@ def _experiment(options: dict[str, Any]) -> tuple[Experiment, PromptFormat]:
     adapter, checkpoint = options["adapter"], options["checkpoint"]
     if checkpoint and not adapter:
         raise click.UsageError("--checkpoint needs --adapter, the folder that it is in")
+    if options["use_last_token"] and options["reduction"] != "last":
+        raise click.UsageError("--use-last-token and --reduction mean contradict each other")
     if options["logging_steps"]:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     experiment = Experiment(
@@ -136,6 +136,7 @@ def extract(out_dir: Path | None, remove_duplicates: bool, **options: Any) -> No
     if remove_duplicates and not out_dir:
         raise click.UsageError("--remove-duplicates needs --out-dir; measuring drops them always")
     if out_dir:
+        out_dir = out_dir.resolve()
         check_export(out_dir)
     folder = experiment.representations(prompt)
     if not launched_processes().is_main:
@@ -151,7 +152,7 @@ def extract(out_dir: Path | None, remove_duplicates: bool, **options: Any) -> No
 @commands.command()
 @click.argument("folder", type=Path, required=False)
 @click.option("--labels", type=Path, help="With FOLDER: CSV with columns subject and answer.")
-@click.option("--subsamples", type=int, default=0, show_default=True, help="With FOLDER.")
+@click.option("--subsamples", type=click.IntRange(min=0), default=0, help="With FOLDER: draws.")
 @_experiment_options
 @click.option("--out", type=Path, required=True, help="File that receives the landscape (JSON).")
 def measure(
@@ -163,7 +164,11 @@ def measure(
     layer. --subsamples also prints each value with its smallest and largest over so many draws of
     80 % of the questions.
     """
+    if not out.absolute().parent.is_dir():
+        raise SettingsError(f"{out}: there is no folder {out.absolute().parent}; make it first")
     if folder is None:
+        if labels or subsamples:
+            raise click.UsageError("--labels and --subsamples need FOLDER.")
         experiment, prompt = _experiment(options)
         experiment.check()
         experiment.representations(prompt)
@@ -172,8 +177,8 @@ def measure(
         return
     from harness.measure_folder import measure_folder
 
-    if labels is None:
-        raise click.UsageError("FOLDER needs --labels.")
+    if labels is None or options["model"]:
+        raise click.UsageError("FOLDER needs --labels, and no --model.")
     landscape, measured = measure_folder(folder, labels, GeometrySettings(), subsamples)
     write_whole(out, landscape.to_json())
     for layer, one in zip(landscape.layer, measured, strict=True):

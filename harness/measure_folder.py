@@ -163,7 +163,7 @@ def _only(held: Any) -> Tensor:
     if not isinstance(held, Tensor):
         inside = ", ".join(map(str, held)) if isinstance(held, dict) else type(held).__name__
         raise ValueError(f"it holds {inside or 'nothing'}")
-    return held
+    return held.detach()
 
 
 _READERS: dict[str, Callable[[Path], Tensor]] = {

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import is_flash_attn_2_available
 
@@ -61,7 +63,7 @@ def load_model(
             use_safetensors=True,
             **options,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise ModelError(f"{name}: cannot load the model ({_first_line(error)})") from error
     if adapter:
         model = _with_adapter(model, adapter)
@@ -73,12 +75,17 @@ def _with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
 
     check_adapter(adapter)
     try:
-        # The adapter's layers are put into the model itself, which is what the harness knows.
-        adapted = PeftModel.from_pretrained(
-            model, str(adapter), autocast_adapter_dtype=False
-        ).get_base_model()
-    except (OSError, ValueError, RuntimeError) as error:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*missing adapter keys")
+            worn = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, UserWarning) as error:
         raise ModelError(f"{adapter}: does not fit the model ({_first_line(error)})") from error
+    except SafetensorError as error:
+        raise ModelError(f"{adapter}: a file is damaged ({_first_line(error)})") from error
+    if worn.active_peft_config.is_prompt_learning:
+        raise ModelError(f"{adapter}: learns a prompt; give an adapter of the weights, as LoRA is")
+    # The adapter's layers are put into the model itself, which is what the harness knows.
+    adapted = worn.get_base_model()
     for parameter in adapted.parameters():
         if parameter.dtype != model.dtype and not parameter.is_meta:
             parameter.data = parameter.data.to(model.dtype)
@@ -178,7 +185,8 @@ def adapter_fingerprint(adapter: Path) -> str:
 
 def _digest(folder: Path) -> str:
     digest = hashlib.sha256()
-    for file in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
+    names = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")  # the last: tokenizers
+    for file in sorted(file for name in names for file in folder.glob(name)):
         with file.open("rb") as content:
             sha256 = hashlib.file_digest(content, "sha256").hexdigest()
         digest.update(f"{file.name}:{sha256}\n".encode())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -42,7 +43,9 @@ def launched_processes() -> Processes:
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return ALONE
     # Imported late: torch takes seconds, and most commands run alone.
+    import torch
     from accelerate import PartialState
 
-    state = PartialState()
+    # Where one process finds its part done already, it waits for the others: for hours, maybe.
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=7))
     return Processes(state.process_index, state.num_processes)

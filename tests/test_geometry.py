@@ -13,7 +13,7 @@ from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, hom
 
 from fixtures.cases import TOY
 from harness.errors import GeometryError
-from harness.extraction.extract import read_layer, saved_layers
+from harness.extraction.shards import read_layer, saved_layers
 from harness.geometry.agreement import adjusted_rand_index, agreement
 from harness.geometry.density import knn_density, pak_density
 from harness.geometry.density_peaks import DensityPeaks, density_peaks
@@ -123,10 +123,11 @@ def test_adaptive_density_and_its_peaks_are_dadapys_on_coordinates() -> None:
     np.testing.assert_array_equal(np.where(peaks.core, peaks.assignment, -1), theirs)
 
 
-def test_adaptive_density_refuses_what_would_not_end_in_dadapy() -> None:
+@pytest.mark.parametrize("scale", [10, 1e-7])
+def test_adaptive_density_refuses_what_would_not_end_in_dadapy(scale: float) -> None:
     rng = np.random.default_rng(0)
-    ours = nearest_neighbors(rng.normal(size=(500, 2000)) * 10, 400)
-    with pytest.raises(GeometryError, match="PAk's volumes overflow"):
+    ours = nearest_neighbors(rng.normal(size=(500, 2000)) * scale, 400)
+    with pytest.raises(GeometryError, match="PAk's volumes leave float64's range"):
         pak_density(ours, gride(ours, 16))
 
 

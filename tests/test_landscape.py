@@ -82,12 +82,17 @@ def test_the_store_keeps_all_or_nothing(tmp_path: Path) -> None:
         (folder / "half").write_text("x")
         raise KeyboardInterrupt
 
+    def goes_on(folder: Path) -> None:
+        assert (folder / "half").read_text() == "x"  # nothing that was made is lost
+        (folder / "rest").touch()
+
     with pytest.raises(KeyboardInterrupt):
         store.find_or_make("kind", "key", breaks)
     assert store.find("kind", "key") is None
-    assert [path.name for path in (tmp_path / "kind").iterdir() if path.is_dir()] == []
-    made = store.find_or_make("kind", "key", lambda folder: (folder / "a").touch())
-    assert [path.name for path in made.iterdir()] == ["a"]
+    assert not (tmp_path / "kind" / "key").exists()
+    made = store.find_or_make("kind", "key", goes_on)
+    assert sorted(path.name for path in made.iterdir()) == ["half", "rest"]
+    assert [path for path in (tmp_path / "kind").iterdir() if path.is_dir()] == [made]
     again = store.find_or_make("kind", "key", breaks)
     assert again == made
 

@@ -19,7 +19,7 @@ from harness.extraction.capture import capturing, site_modules
 from harness.extraction.forward import Forward, forward_of
 from harness.extraction.packed_weights import packed_weights
 from harness.extraction.prefix_tree import LEAST_SAVING, Node, build_tree, walk
-from harness.extraction.shards import Representations, plan_shards, saved_shards, shard_file
+from harness.extraction.shards import Representations, plan_shards, shard_file
 from harness.models import Tokenizer, letter_tokens, tokenize
 from harness.processes import ALONE, Processes
 from harness.protocol import Budgets, ExtractionSettings
@@ -87,6 +87,8 @@ def extract_into(
     with _prepared(model, tokenizer, prompts, settings, budgets, True) as (work, plan):
         files = {shard_file(folder, rows): rows for rows in plan}
         own = processes.part(list(files))
+        if processes.count > 1:
+            description += f" ({processes.rank + 1} of {processes.count})"
         with _progress(sum(len(files[file]) for file in own), description, log_every) as advance:
             for file in own:
                 if not file.exists():
@@ -95,7 +97,8 @@ def extract_into(
                     advance(len(files[file]))
     processes.wait()
     if processes.is_main:
-        for file in set(saved_shards(folder)) - set(files):  # of a run with other budgets
+        # What is left of a run with other budgets, or of one killed while it wrote.
+        for file in {*folder.glob("shard-*"), *folder.glob(".shard-*")} - set(files):
             file.unlink()
 
 
@@ -135,7 +138,10 @@ def _extract_shard(
     roots = build_tree(
         [work.tokens[row] for row in rows], LEAST_SAVING if forward.shares else sys.maxsize
     )
-    for nodes in walk(roots, work.pass_tokens, work.budgets.cached_tokens, work.budgets.prompts):
+    budgets = work.budgets
+    for nodes in walk(
+        roots, work.pass_tokens, budgets.cached_tokens, budgets.prompts, padded=not forward.shares
+    ):
         places = forward.places(nodes)
         ends = places[torch.tensor([len(node.tokens) for node in nodes]).cumsum(0) - 1]
         taken: dict[int, Tensor] = {}

@@ -111,6 +111,9 @@ def _reason_not_to_share(model: PreTrainedModel) -> str | None:
 
     A trial knows every architecture, also those that a list would miss.
     """
+    rope = str(getattr(model.config.get_text_config(), "rope_parameters", None) or "")
+    if "longrope" in rope or "dynamic" in rope:
+        return "its rotary embedding depends on the length of the whole prompt"
     usual = model.config._attn_implementation
     prompts = [[3, 4, 5, 6, 7, 8], [3, 4, 5, 9, 10]]
     whole = WholeForward(model)

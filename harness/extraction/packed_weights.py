@@ -30,9 +30,10 @@ def packed_weights(model: PreTrainedModel, pass_tokens: int) -> Iterator[None]:
                 packed[module] = _pack(module, pass_tokens)
         yield
     finally:
-        for linear, weight in packed.items():
-            linear.weight.data = weight.to_dense()
-            del linear.forward
+        with torch.inference_mode(False):  # or they could not be trained any more
+            for linear, weight in packed.items():
+                linear.weight.data = weight.to_dense()
+                del linear.forward
 
 
 def _helps(module: nn.Module) -> TypeGuard[nn.Linear]:
@@ -47,7 +48,7 @@ def _helps(module: nn.Module) -> TypeGuard[nn.Linear]:
 
 def _pack(linear: nn.Linear, tokens: int) -> Tensor:
     """Let `linear` multiply with its packed weight, which is returned, and let the plain one go."""
-    with torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad():
         packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), tokens)
 
     def forward(states: Tensor) -> Tensor:

@@ -73,7 +73,11 @@ def build_tree(prompts: Sequence[Sequence[int]], least_saving: int = LEAST_SAVIN
 
 
 def walk(
-    roots: Sequence[Node], token_budget: int, cache_budget: int, node_budget: int | None = None
+    roots: Sequence[Node],
+    token_budget: int,
+    cache_budget: int,
+    node_budget: int | None = None,
+    padded: bool = False,
 ) -> Iterator[list[Node]]:
     """Yield every node once, in batches, a parent always in an earlier batch than its children.
 
@@ -83,6 +87,7 @@ def walk(
     cache_budget: tokens whose keys and values may be held for children still to come; beyond it
         no second path is opened, and the open one is held whole.
     node_budget: nodes a batch; None is any number.
+    padded: count every node of a batch as long as its longest.
     """
     waiting = sorted(roots, key=_walk_order)
     open_children: dict[Node, int] = {}
@@ -94,7 +99,9 @@ def walk(
             node = waiting[-1]
             size = len(node.tokens)
             holds = size if node.children else 0
-            full = tokens + size > token_budget or (holds and held + holds > cache_budget)
+            longest = max(size, *(len(one.tokens) for one in batch)) if batch else size
+            tokens_then = longest * (len(batch) + 1) if padded else tokens + size
+            full = tokens_then > token_budget or (holds and held + holds > cache_budget)
             if batch and (full or len(batch) == node_budget):
                 break
             batch.append(waiting.pop())

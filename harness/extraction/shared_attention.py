@@ -76,6 +76,8 @@ def attend(
     """
     if packed is None or others.get("softcap") or others.get("s_aux") is not None:
         raise CannotShareError(f"{type(module).__name__} needs more than plain attention")
+    if sliding_window is None and _hides_by_mask(module):
+        raise CannotShareError(f"{type(module).__name__} hides distant tokens by a mask alone")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     layer: int = module.layer_idx  # type: ignore[assignment]
     q, k, v = query[0], key[0], value[0]
@@ -103,6 +105,15 @@ def attend(
         own = out[:, place].float()
         out[:, place] = own.lerp(before.float(), share).to(out.dtype)
     return out.transpose(0, 1).unsqueeze(0), None
+
+
+def _hides_by_mask(module: nn.Module) -> bool:
+    """Whether the layer sees a window or a chunk only, and does not say so to its attention."""
+    config = module.config
+    kinds = getattr(config, "layer_types", None)
+    if kinds:
+        return bool(kinds[module.layer_idx] != "full_attention")
+    return getattr(config, "sliding_window", None) is not None
 
 
 def _own_part(
@@ -155,7 +166,14 @@ def attention_and_weight(
             q, k, v, 0.0, causal, attn_mask=bias, scale=scale
         )
         return out, weight
-    scores = (q @ k.transpose(-1, -2)).float() * scale
+    if q.device.type == "cuda" and k.shape == v.shape and bias is None and q.dtype.itemsize == 2:
+        # As above, for GPUs; torch's own context parallelism merges with its log-sum-exps too.
+        out, weight, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
+            q.contiguous(), k.contiguous(), v.contiguous(), 0.0, causal, scale=scale
+        )
+        return out, weight
+    # float32: a score rounded to bf16 would be off by more than its exponential allows.
+    scores = (q.float() @ k.float().transpose(-1, -2)) * scale
     if causal:
         seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
         scores = scores.masked_fill(~seen, -torch.inf)

@@ -11,6 +11,7 @@ from scipy.special import gammaln
 from harness.errors import GeometryError
 from harness.geometry.neighbors import Neighbors
 
+SMALLEST_EXPONENT = -700.0  # of the smallest number that float64 tells from 0
 LARGEST_EXPONENT = 300.0  # DADApy clips the logarithm of a shell's volume there
 
 
@@ -58,12 +59,15 @@ def pak_density(neighbors: Neighbors, dimension: float) -> Density:
     data = neighbors.as_data()
     data.set_id(dimension)
     data.compute_kstar()
-    radius = np.take_along_axis(neighbors.distances, data.kstar[:, None], axis=1).max()
+    largest = np.take_along_axis(neighbors.distances, data.kstar[:, None], axis=1).max()
+    smallest = neighbors.distances[:, 1].min()
     log_unit_ball = dimension / 2 * np.log(np.pi) - gammaln(dimension / 2 + 1)
-    if max(0.0, log_unit_ball) + dimension * np.log(radius) > LARGEST_EXPONENT:
+    too_large = max(0.0, log_unit_ball) + dimension * np.log(largest) > LARGEST_EXPONENT
+    if too_large or log_unit_ball + dimension * np.log(smallest) < SMALLEST_EXPONENT:
         raise GeometryError(
-            f"PAk's volumes overflow at a dimension of {dimension:.0f} and distances of "
-            f"{radius:.3g}; divide the representations by a constant, or take the kNN density"
+            f"PAk's volumes leave float64's range at a dimension of {dimension:.0f} and distances "
+            f"of {smallest:.3g} to {largest:.3g}; scale the representations so that these are "
+            "near 1, or take the kNN density"
         )
     data.compute_density_PAk()
     return Density(data.log_den, data.log_den_err, data.kstar)

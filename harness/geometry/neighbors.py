@@ -77,7 +77,7 @@ def nearest_neighbors(
     """Return the `count` nearest neighbours of (N, D) distinct points; N - 1 if that is fewer.
 
     Computed in float64 where the points are, on the CPU or a GPU. Distances are within TOLERANCE
-    of the true ones; two that float64 can hardly tell apart (1e-12) may be in either order.
+    of the true ones, and in the order of those that float64 gives by differences.
 
     working_memory: bytes, beside a float64 copy of the points and the result. It bounds how many
         rows are compared at once, down to one.
@@ -93,7 +93,8 @@ def nearest_neighbors(
     if total < 2:
         raise GeometryError(f"{total} distinct points have no neighbours; give more questions")
     distances = _SquaredDistances(cloud)
-    kept = min(count, total - 1) + 1
+    wanted = min(count, total - 1) + 1
+    kept = min(wanted + 1, total)  # one more: rounding may have swapped the last two
     rows = _strip_rows(total, kept, working_memory)
     nearest = torch.empty(total, kept, dtype=torch.float64, device=cloud.device)
     indices = torch.empty(total, kept, dtype=torch.int64, device=cloud.device)
@@ -115,8 +116,11 @@ def nearest_neighbors(
         found = _smallest(own, indices[strip, :seen], numbers, kept, True)
         nearest[strip], indices[strip] = found
         seen = now_seen
-    nearest.clamp_(min=0).sqrt_()
-    return Neighbors(nearest.cpu().numpy(), indices.cpu().numpy())
+    distances.order(nearest, indices)
+    nearest = nearest[:, :wanted].clamp_(min=0).sqrt_()
+    return Neighbors(
+        nearest.contiguous().cpu().numpy(), indices[:, :wanted].contiguous().cpu().numpy()
+    )
 
 
 class _SquaredDistances:
@@ -147,12 +151,38 @@ class _SquaredDistances:
         near = (squared <= sums.mul_(self.close)).nonzero()
         for pairs in _parts(near, COPIED_AT_ONCE // (8 * self.cloud.shape[1])):
             row, column = pairs.unbind(dim=1)
-            difference = self.cloud[row + rows.start].double()
-            difference -= self.cloud[column + columns.start]
-            squared[row, column] = torch.linalg.vecdot(difference, difference)
+            squared[row, column] = self.exact(row + rows.start, column + columns.start)
         if rows == columns:
             squared.fill_diagonal_(-1)  # before all others, also those at a distance of 0
         return squared
+
+    def exact(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Return (P,) squared distances of P pairs of points, by differences."""
+        difference = self.cloud[rows].double()
+        difference -= self.cloud[columns]
+        squared: Tensor = torch.linalg.vecdot(difference, difference)
+        return squared
+
+    def order(self, nearest: Tensor, indices: Tensor) -> None:
+        """Put ascending (N, k) squared distances right where rounding may have swapped two."""
+        for rows in _slices(0, len(nearest), LARGEST_STRIP):
+            part = nearest[rows]
+            # Less apart than what both may be off by, see above: either may be the larger.
+            error = 2 * self.cloud.shape[1] * 2.0**-53
+            off = error * (self.squares[rows, None] + self.squares[indices[rows]])
+            close = part.diff(dim=1) <= off[:, 1:] + off[:, :-1]
+            close[:, 0] = False  # the point itself stays first
+            doubtful = torch.zeros_like(part, dtype=torch.bool)
+            doubtful[:, 1:] |= close
+            doubtful[:, :-1] |= close
+            for pairs in _parts(doubtful.nonzero(), COPIED_AT_ONCE // (8 * self.cloud.shape[1])):
+                row, place = pairs.unbind(dim=1)
+                numbers = indices[rows][row, place]
+                nearest[row + rows.start, place] = self.exact(row + rows.start, numbers)
+            some = doubtful.any(dim=1).nonzero().squeeze(1) + rows.start
+            by_number, order = indices[some].sort(dim=1)
+            values, by_value = nearest[some].gather(1, order).sort(dim=1, stable=True)
+            nearest[some], indices[some] = values, by_number.gather(1, by_value)
 
 
 def _smallest(

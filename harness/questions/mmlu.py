@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import DatasetError
+from harness.errors import DatasetError, SettingsError
 from harness.protocol import Subset
 from harness.questions.question import LETTERS, Question, QuestionSet
 
@@ -34,6 +34,10 @@ def load_questions(source: str, subset: Subset, shots: int) -> QuestionSet:
     Raises DatasetError for a missing dataset, split or column, a row that is not a four-choice
     question, or fewer dev questions in a subject than `shots`.
     """
+    if shots and "dev" in subset.split.split("+"):
+        raise SettingsError(
+            f"split {subset.split!r} holds 'dev', which the shots come from; ask it without shots"
+        )
     everything = _read(source, subset.split)
     dev = _read(source, "dev") if shots else []
     questions = [everything[index] for index in _chosen(everything, subset)]

@@ -23,6 +23,7 @@ from harness.protocol import GeometrySettings
 
 Values = dict[str, float]
 
+MOST_PROCESSES = 4  # by default: each needs memory for a layer
 PARALLEL_POINTS = 4000  # fewer are measured before the processes have started
 
 
@@ -96,7 +97,7 @@ def measure_layers(
     threads = torch.get_num_threads()
     if processes is None:
         worthwhile = bool(subsamples) and len(labels.subjects) >= PARALLEL_POINTS
-        processes = threads if worthwhile else 1
+        processes = min(threads, MOST_PROCESSES) if worthwhile else 1
     processes = min(processes, len(layers))
     measure = partial(_measure, read, labels, settings, subsamples)
     progress = partial(tqdm, total=len(layers), desc=description, unit="layer")

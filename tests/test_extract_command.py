@@ -2,13 +2,14 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from fixtures.cases import TOY
 from harness.cli import commands
@@ -110,6 +111,33 @@ def test_an_adapter_is_worn(adapter: Path, tmp_path: Path) -> None:
 def test_a_wrong_adapter_is_named(adapter: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no adapter_config.json .* --checkpoint"):
         run(tmp_path, "--adapter", str(adapter))
+    assert not (tmp_path / "store").exists()
+
+
+def test_an_adapter_that_would_be_worn_in_part_is_refused(adapter: Path, tmp_path: Path) -> None:
+    shutil.copytree(adapter / "step-10", tmp_path / "part")
+    weights = load_file(tmp_path / "part" / "adapter_model.safetensors")
+    weights.pop("base_model.model.model.layers.3.self_attn.q_proj.lora_B.weight")
+    save_file(weights, tmp_path / "part" / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match="part: does not fit the model"):
+        load_model(MODEL, "float32", CPU, adapter=tmp_path / "part")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--split", "dev+validation", "--shots", "1"], "holds 'dev', which the shots come from"),
+        (["--token-budget", "0"], "tokens is 0; give 1 or more"),
+        (["--checkpoint", "step-10"], "--checkpoint needs --adapter"),
+        (["--use-last-token", "--reduction", "mean"], "contradict each other"),
+        (["--remove-duplicates"], "--remove-duplicates needs --out-dir"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(tmp_path: Path, options: list[str], message: str) -> None:
+    common = ["extract", "--model", MODEL, "--mmlu", QUESTIONS, "--store", str(tmp_path / "store")]
+    done = CliRunner().invoke(commands, [*common, *options])
+    assert message in done.output + str(done.exception)
+    assert isinstance(done.exception, UserError) or done.exit_code == 2
     assert not (tmp_path / "store").exists()
 
 

@@ -1,7 +1,6 @@
 """Geometry against known answers, plain loops, and DADApy on coordinates."""
 
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,15 +50,21 @@ def with_duplicates(size: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def toy_layer(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
-    """Representations of 480 questions, in the middle of the toy model."""
-    store = Store(Path(tmp_path_factory.mktemp("store")))
+def real_layers(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> list[np.ndarray]:
+    """Representations early, in the middle and late: of the toy, or of `--model` on `--mmlu`."""
+    option = request.config.getoption
     experiment = Experiment(
-        str(TOY / "model"), str(TOY / "questions"), store, Subset(per_subject=30)
+        option("--model") or str(TOY / "model"),
+        option("--mmlu") or str(TOY / "questions"),
+        Store(tmp_path_factory.mktemp("store")),
+        Subset(per_subject=option("--per-subject") or 30),
     )
     folder = experiment.representations(PromptFormat(1))
     layers = saved_layers(folder)
-    return read_layer(folder, layers[len(layers) // 2]).double().numpy()
+    chosen = (layers[1], layers[len(layers) // 2], layers[-1])
+    return [read_layer(folder, layer).double().numpy() for layer in chosen]
 
 
 def assert_as_dadapy_on_coordinates(points: np.ndarray, z: float = 1.6) -> None:
@@ -102,8 +107,11 @@ def test_dimension_density_and_peaks_are_dadapys_on_coordinates(  # type: ignore
 
 
 @pytest.mark.parametrize("z", [0.0, 1.6, 4.0])
-def test_real_representations_are_as_dadapy_on_coordinates(toy_layer: np.ndarray, z: float) -> None:
-    assert_as_dadapy_on_coordinates(toy_layer, z)
+def test_real_representations_are_as_dadapy_on_coordinates(
+    real_layers: list[np.ndarray], z: float
+) -> None:
+    for points in real_layers:
+        assert_as_dadapy_on_coordinates(points, z)
 
 
 def test_adaptive_density_and_its_peaks_are_dadapys_on_coordinates() -> None:

@@ -21,6 +21,8 @@ from transformers import (
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
 )
 
 from fixtures.cases import TOY
@@ -81,6 +83,14 @@ def test_a_walk_runs_parents_first_within_its_budgets(
         assert sum(len(node.tokens) for node in holding) <= cache + longest
     assert done == set(nodes_of(roots))
     assert not any(node.held for node in done if node.children)
+
+
+@given(PROMPTS, st.integers(1, 40))
+def test_a_padded_batch_counts_its_padding(prompts: list[list[int]], tokens: int) -> None:
+    batches = list(walk(build_tree(prompts, sys.maxsize), tokens, 0, padded=True))
+    assert len({node for batch in batches for node in batch}) == len({*map(tuple, prompts)})
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(len(node.tokens) for node in batch) <= tokens
 
 
 SMALL = {
@@ -149,6 +159,25 @@ def test_a_model_that_cannot_share_says_so_and_is_right() -> None:
     with torch.inference_mode():
         states = model(input_ids=ids, output_hidden_states=True).hidden_states
     torch.testing.assert_close(found.layers[2][0], states[-1][0, -1], rtol=1e-4, atol=1e-4)
+
+
+def test_a_window_that_only_the_mask_knows_is_not_lost() -> None:
+    torch.manual_seed(0)
+    config = Qwen2MoeConfig(
+        **GROUPED, use_sliding_window=True, sliding_window=8, max_window_layers=3,
+        num_experts=2, num_experts_per_tok=1, moe_intermediate_size=16,
+        shared_expert_intermediate_size=16,
+    )  # fmt: skip
+    model = Qwen2MoeForCausalLM(config).eval()
+    shots = "what is the north " * 5
+    prompts = [f"{shots} {question}" for question in ("A", "B amber", "Answer:")]
+    with pytest.warns(UserWarning, match="hides distant tokens by a mask alone"):
+        found = extract(model, TOKENIZER, prompts, ExtractionSettings())
+    for row, prompt in enumerate(prompts):
+        ids = torch.tensor([TOKENIZER(prompt)["input_ids"]])
+        with torch.inference_mode():
+            states = model(input_ids=ids, output_hidden_states=True).hidden_states
+        torch.testing.assert_close(found.layers[3][row], states[-1][0, -1], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("causal", [True, False])

@@ -113,7 +113,7 @@ def _hides_by_mask(module: nn.Module) -> bool:
     kinds = getattr(config, "layer_types", None)
     if kinds:
         return bool(kinds[module.layer_idx] != "full_attention")
-    return getattr(config, "sliding_window", None) is not None
+    return bool(getattr(config, "sliding_window", None))
 
 
 def _own_part(

@@ -57,7 +57,7 @@ EXPERIMENT_OPTIONS = (
     ),
     click.option("--layer-interval", type=int, default=1, show_default=True),
     click.option("--precision", default="bfloat16", show_default=True, help="Or: float16, float32"),
-    click.option("--attention", default="auto", show_default=True, help="Or: sdpa, eager, ..."),
+    click.option("--attention", default="auto", show_default=True, help="Of whole prompts."),
     click.option("--device-map", help="'auto' spreads a large model over all devices."),
     click.option("--offload-folder", type=Path, help="Disk for what no device holds."),
     click.option("--token-budget", type=int, help="Tokens a pass [default: the device's]."),

@@ -99,7 +99,7 @@ def test_processes_fill_a_folder_together(toy, tmp_path: Path) -> None:  # type:
 
 
 def start(store: Path, *launcher: str) -> "subprocess.Popen[str]":
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, *launcher, "-m", "harness.cli", *COMMAND, "--store", str(store)],
         cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

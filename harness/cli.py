@@ -67,7 +67,7 @@ EXPERIMENT_OPTIONS = (
         help="Tokens whose keys and values are held for prompts that share them.",
     ),
     click.option("--preprocessing-num-workers", type=int, help="Processes that tokenize."),
-    click.option("--logging-steps", type=int, help="A line in the log every so many prompts."),
+    click.option("--logging-steps", type=click.IntRange(min=1), help="Log every so many prompts."),
     click.option("--store", type=Path, default=Path(".landscape-store"), show_default=True),
 )  # fmt: skip
 
@@ -164,6 +164,8 @@ def measure(
     layer. --subsamples also prints each value with its smallest and largest over so many draws of
     80 % of the questions.
     """
+    if out.is_dir():
+        raise SettingsError(f"{out}: is a folder; give the name of a file in it")
     if not out.absolute().parent.is_dir():
         raise SettingsError(f"{out}: there is no folder {out.absolute().parent}; make it first")
     if folder is None:

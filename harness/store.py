@@ -9,6 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from harness.errors import SettingsError
 from harness.processes import ALONE, Processes
 
 
@@ -37,12 +38,19 @@ class Store:
         processes: those that call this together, and fill the folder together.
 
         Of two runs that ask for the same entry, one makes it and the other waits.
+
+        Raises SettingsError if the store's folder cannot be made.
         """
         found = self.find(kind, key)
         if found and processes.count == 1:
             return found
         home = self.root / kind
-        home.mkdir(parents=True, exist_ok=True)
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingsError(
+                f"{self.root}: cannot be a store ({error.strerror}); give another folder as --store"
+            ) from error
         with _held(FileLock(home / f"{key}.lock"), processes):
             # Another run may have made it while we waited; the lock keeps all our processes agreed.
             found = self.find(kind, key)

@@ -76,5 +76,7 @@ def test_measure_writes_a_landscape_and_refuses_an_unknown_site(tmp_path: Path) 
     assert table["condition"] == "0-shot" and len(table["curves"]["density_peaks"]) == len(
         table["layer"]
     )
+    done = run("harness.cli", "measure", *common, "--out", str(tmp_path))
+    assert done.returncode == 2 and "is a folder" in done.stderr
     done = run("harness.cli", "measure", *common, "--site", "nowhere")
     assert done.returncode == 2 and "unknown site 'nowhere'" in done.stderr

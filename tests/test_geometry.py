@@ -106,6 +106,24 @@ def test_dimension_density_and_peaks_are_dadapys_on_coordinates(  # type: ignore
     assert_as_dadapy_on_coordinates(points(size))
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_dimension_and_peaks_of_blobs_are_dadapys_to_the_last_digits(seed: int) -> None:
+    points = blobs(seed)
+    ours = nearest_neighbors(points, 1000)
+    dimension = gride(ours, 16)
+    peaks = density_peaks(ours, knn_density(ours, dimension, 16), 1.6)
+    data = Data(coordinates=points, n_jobs=1)
+    data.compute_distances(maxk=len(points) - 1)
+    theirs = data.return_id_scaling_gride(range_max=100)[0][4]
+    assert dimension == pytest.approx(theirs, rel=1e-9)
+    data.set_id(theirs)
+    data.compute_density_kNN(k=16)
+    assert adjusted_rand_score(data.compute_clustering_ADP(Z=1.6), peaks.assignment) == 1.0
+    core = data.compute_clustering_ADP(Z=1.6, halo=True) != -1
+    assert peaks.core_fraction == core.mean()
+    assert peaks.count == 4
+
+
 @pytest.mark.parametrize("z", [0.0, 1.6, 4.0])
 def test_real_representations_are_as_dadapy_on_coordinates(
     real_layers: list[np.ndarray], z: float

@@ -29,6 +29,18 @@ def brute_force(points: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]
     return np.take_along_axis(distances, indices, axis=1), indices
 
 
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), size=st.integers(2, 40), count=st.integers(1, 50))
+def test_neighbors_are_those_of_a_double_loop(seed: int, size: int, count: int) -> None:
+    points = np.random.default_rng(seed).normal(size=(size, 3))
+    found = nearest_neighbors(points, count)
+    for row in range(size):
+        distances = [float(np.sqrt(((points[row] - other) ** 2).sum())) for other in points]
+        order = sorted(range(size), key=distances.__getitem__)[: min(count, size - 1) + 1]
+        np.testing.assert_array_equal(found.indices[row], order)
+        np.testing.assert_allclose(found.distances[row], np.array(distances)[order], rtol=TOLERANCE)
+
+
 def assert_exact(
     points: np.ndarray, count: int, working_memory: int = 2**29, ties: bool = False
 ) -> None:

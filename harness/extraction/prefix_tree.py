@@ -99,9 +99,10 @@ def walk(
             node = waiting[-1]
             size = len(node.tokens)
             holds = size if node.children else 0
-            longest = max(size, *(len(one.tokens) for one in batch)) if batch else size
-            tokens_then = longest * (len(batch) + 1) if padded else tokens + size
-            full = tokens_then > token_budget or (holds and held + holds > cache_budget)
+            with_node = tokens + size
+            if padded:
+                with_node = max(len(one.tokens) for one in [*batch, node]) * (len(batch) + 1)
+            full = with_node > token_budget or (holds and held + holds > cache_budget)
             if batch and (full or len(batch) == node_budget):
                 break
             batch.append(waiting.pop())

@@ -10,6 +10,8 @@ from typing import Any
 import click
 
 from harness.errors import SettingsError, UserError
+from harness.fine_tuned import split_test
+from harness.finetune_command import finetune
 from harness.pipeline import Experiment
 from harness.processes import launched_processes
 from harness.protocol import Budgets, ExtractionSettings, GeometrySettings, PromptFormat, Subset
@@ -40,6 +42,10 @@ EXPERIMENT_OPTIONS = (
     ),
     click.option("--split", default="test", show_default=True, help="Or: dev+validation."),
     click.option("--per-subject", type=int, help="Questions a subject [default: the paper's]."),
+    click.option(
+        "--train-from-test", type=click.IntRange(min=1),
+        help="Leave out so many questions a subject: those that `finetune` takes from test.",
+    ),
     click.option("--shots", "--num-few-shots", type=int, default=0, show_default=True),
     click.option("--shot-order", default="shuffled", show_default=True, help="Or: kept."),
     click.option("--seed", type=int, default=42, show_default=True, help="Of the shots' order."),
@@ -89,11 +95,14 @@ def _experiment(options: dict[str, Any]) -> tuple[Experiment, PromptFormat]:
         raise click.UsageError("--use-last-token and --reduction mean contradict each other")
     if options["logging_steps"]:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    subset = Subset(options["split"], options["per_subject"])
+    if options["train_from_test"]:
+        _, subset = split_test(options["train_from_test"], subset)
     experiment = Experiment(
         options["model"],
         options["dataset"],
         Store(options["store"]),
-        Subset(options["split"], options["per_subject"]),
+        subset,
         ExtractionSettings(
             options["site"],
             options["reduction"],
@@ -187,6 +196,9 @@ def measure(
         for name, value in one.values.items() if subsamples else ():
             low, high = one.interval(name)
             click.echo(f"layer {layer:3} {name:20} {value:10.4f} {low:10.4f} to {high:10.4f}")
+
+
+commands.add_command(finetune)
 
 
 @commands.command()

@@ -55,17 +55,24 @@ class FineTuned:
         """Raise a UserError now for what would fail later."""
         assert self.questions and self.validation_questions
 
-    @property
-    def adapters(self) -> Path:
-        """The folder of the adapters, `step-000001` ... and `final`; trained if need be."""
-        key = cache_key(
+    @cached_property
+    def _key(self) -> str:
+        return cache_key(
             self.experiment.fingerprint,
             self.questions.fingerprint,
             self.settings,
             FINE_TUNING_VERSION,
         )
+
+    def forget_unfinished(self) -> None:
+        """Drop what a stopped training left, so that the next one begins anew."""
+        self.experiment.store.forget_unfinished("adapters", self._key)
+
+    @property
+    def adapters(self) -> Path:
+        """The folder of the adapters, `step-000001` ... and `final`; trained if need be."""
         return self.experiment.store.find_or_make(
-            "adapters", key, self._train, launched_processes()
+            "adapters", self._key, self._train, launched_processes()
         )
 
     @property
@@ -83,7 +90,7 @@ class FineTuned:
         They are called `fine-tuned@STEP` and have the overlap with step 0, the model without an
         adapter; the last is that of the final adapter.
 
-        Source: the paper, section 4.4.
+        Source: the paper, its overlap of checkpoints with the model before fine-tuning.
         """
         start = replace(self.experiment, subset=self.training, most_shots=0)
         start.representations(ZERO_SHOT)

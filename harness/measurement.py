@@ -127,7 +127,7 @@ def measure_overlap(
     read, read_other: a layer's (N, D) points in each, of the same questions in the same order.
 
     Raises GeometryError for fewer than k + 1 questions.
-    Source: the paper, section 4.4; `representation_overlap`.
+    Source: `representation_overlap`; the paper compares checkpoints so.
     """
     return [
         representation_overlap(

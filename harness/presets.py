@@ -16,6 +16,8 @@ class Preset:
     settings: FineTuning
 
 
+LARGE = 30e9  # parameters
+
 # `llama-2` is its 7b and 13b; `8b` also stands for Mistral-7b.
 PRESETS = {
     "8b": Preset(40, FineTuning()),
@@ -29,3 +31,15 @@ def find_preset(name: str) -> Preset:
     if name not in PRESETS:
         raise SettingsError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def choose_preset(name: str, model: str) -> Preset:
+    """Return the preset called `name`; `auto` goes by the size of `model`, a folder or hub name.
+
+    Raises ModelError if the model's configuration cannot be read, SettingsError for another name.
+    """
+    from harness.models import parameter_count
+
+    if name == "auto":
+        name = "70b" if parameter_count(model) >= LARGE else "8b"
+    return find_preset(name)

@@ -193,7 +193,9 @@ class Budgets:
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How a training runs and what it tells: nothing here changes the adapter.
+    """How a training runs and what it tells: of the adapter, this only changes the rounding.
+
+    (And, as a pass is what draws random numbers, which of them dropout gets.)
 
     tokens, prompts: of one pass, which holds a part of a step's batch; None is the device's
         default, and any number of prompts.
@@ -201,7 +203,7 @@ class TrainingOptions:
     save_every: steps between two states that a stopped training goes on from.
     evaluations: times that the validation questions are asked, evenly spaced over the training.
     baselines: ask them before the first step too.
-    log_every: steps between two lines in the log; None shows a bar.
+    log_lines: lines in the log, evenly spaced; None shows a bar.
     """
 
     tokens: int | None = None
@@ -210,10 +212,10 @@ class TrainingOptions:
     save_every: int = 50
     evaluations: int = 4
     baselines: bool = True
-    log_every: int | None = None
+    log_lines: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "prompts", "save_every", "log_every"):
+        for name in ("tokens", "prompts", "save_every", "log_lines"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(f"{name} is {value}; give 1 or more")

@@ -291,8 +291,8 @@ class _Training:
     @contextmanager
     def _bar(self, done: int) -> Iterator[Callable[[int, float], None]]:
         """Yield a function that is told a step, from 0, and its loss: a bar, or lines in a log."""
-        every = self.options.log_every
-        quiet = bool(every) or not self.accelerator.is_main_process
+        logged = even_steps(self.steps, self.options.log_lines or 0)
+        quiet = bool(logged) or not self.accelerator.is_main_process
         with tqdm(
             total=self.steps, initial=done, desc=self.description, unit="step", disable=quiet
         ) as bar:
@@ -300,7 +300,7 @@ class _Training:
             def advance(step: int, loss: float) -> None:
                 bar.update()
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-                if every and (step + 1) % every == 0:
+                if step + 1 in logged:
                     logger.info(
                         "%s: step %d of %d, loss %.4f", self.description, step + 1, self.steps, loss
                     )

@@ -35,6 +35,7 @@ from harness.finetuning.batches import Example, batch_rows, passes, steps_an_epo
 from harness.finetuning.fused_lora import fuse_lora
 from harness.finetuning.schedule import checkpoint_steps, even_steps, learning_rate_factor
 from harness.finetuning.training_state import load_state, save_state
+from harness.memory import keep_freed_memory
 from harness.protocol import FineTuning, TrainingOptions
 from harness.store import write_whole
 from harness.training_record import FINAL, RECORD, checkpoint_name
@@ -119,6 +120,8 @@ class _Training:
         self.folder, self.examples, self.settings = folder, examples, settings
         self.options, self.validation, self.description = options, validation, description
         self.accelerator = Accelerator(cpu=model.device.type == "cpu")
+        if model.device.type == "cpu":
+            keep_freed_memory()
         self.mixed = model.dtype == torch.bfloat16
         if options.activation_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})

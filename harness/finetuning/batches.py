@@ -74,7 +74,8 @@ def passes(
     lengths: tokens of every example. A group padded to its longest has at most `token_budget`
         tokens (or one example), and at most `most` examples.
     multiple: the number of groups is divisible by it, so that so many processes have equally
-        many; it must not be larger than N.
+        many; it must not be larger than N. Groups are split for that, or else the shortest put
+        together, over the budget.
     """
     groups: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
@@ -83,7 +84,12 @@ def passes(
         if full or (most and len(groups[-1]) >= most):
             groups.append([])
         groups[-1].append(row)
-    while len(groups) % multiple:
+    more = -len(groups) % multiple
+    if more > len(lengths) - len(groups):  # there is not enough left to split
+        for _ in range(len(groups) % multiple):
+            groups[-2:] = [groups[-2] + groups[-1]]
+        more = 0
+    for _ in range(more):
         largest = max(groups, key=len)
         groups.remove(largest)
         groups += [largest[: len(largest) // 2], largest[len(largest) // 2 :]]

@@ -17,13 +17,6 @@ import torch
 from accelerate import Accelerator
 from peft.helpers import disable_input_dtype_casting
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
 from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import PreTrainedModel
@@ -34,7 +27,13 @@ from harness.finetuning.answer_model import AnswerModel, pad, save_adapter, with
 from harness.finetuning.batches import Example, batch_rows, passes, steps_an_epoch
 from harness.finetuning.fused_lora import fuse_lora
 from harness.finetuning.schedule import checkpoint_steps, even_steps, learning_rate_factor
-from harness.finetuning.training_state import load_state, save_state
+from harness.finetuning.training_state import (
+    gather,
+    load_state,
+    put_back,
+    save_state,
+    tensors_of,
+)
 from harness.memory import keep_freed_memory
 from harness.protocol import FineTuning, TrainingOptions
 from harness.store import write_whole
@@ -124,17 +123,17 @@ class _Training:
             keep_freed_memory()
         self.mixed = model.dtype == torch.bfloat16
         if options.activation_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False})
         self.adapted = with_lora(model, settings)
         fuse_lora(self.adapted)
-        answering = self.accelerator.prepare(AnswerModel(self.adapted.get_base_model()))
-        self.model: nn.Module = answering
-        self.trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = self.accelerator.prepare(
-            torch.optim.AdamW(
-                self.trained, lr=settings.learning_rate, weight_decay=settings.weight_decay
-            )
+        answering: nn.Module = AnswerModel(self.adapted.get_base_model())
+        optimizer = torch.optim.AdamW(
+            [one for one in answering.parameters() if one.requires_grad],
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
         )
+        # Together, or FSDP could not tell which weights the optimizer steps.
+        self.model, self.optimizer = self.accelerator.prepare(answering, optimizer)
         steps = settings.epochs * steps_an_epoch(len(examples), settings.batch_size)
         self.steps = min(steps, settings.most_steps or steps)
         device = self.accelerator.device.type
@@ -207,7 +206,7 @@ class _Training:
                 # Processes average their gradients; a step's loss is their sum.
                 self.accelerator.backward(share * self.processes)
         if settings.clip:
-            self.accelerator.clip_grad_norm_(self.trained, settings.clip)
+            self.accelerator.clip_grad_norm_(self.model.parameters(), settings.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return float(self.accelerator.reduce(loss, "sum"))
@@ -249,7 +248,7 @@ class _Training:
         return torch.tensor(values, device=self.accelerator.device)
 
     def _save_adapter(self, name: str) -> None:
-        trained = get_model_state_dict(self.model, options=_WHOLE)  # of all processes together
+        trained = {key: gather(one) for key, one in self._trained()}  # all processes together
         if self.accelerator.is_main_process:
             unfinished = self.folder / f".{name}"
             save_adapter(self.adapted, trained, unfinished)
@@ -258,12 +257,8 @@ class _Training:
         self.accelerator.wait_for_everyone()
 
     def _save_state(self, steps: int, progress: Progress) -> None:
-        tensors: dict[str, Any] = get_model_state_dict(self.model, options=_WHOLE)
-        moments: dict[str, Any] = get_optimizer_state_dict(
-            self.model, self._torch_optimizer, options=_WHOLE
-        )
+        tensors = tensors_of(self._trained(), self.optimizer.state)
         if self.accelerator.is_main_process:
-            tensors |= {name: one for name, one in moments.items() if _is_moment(name)}
             save_state(self.folder, steps, tensors, asdict(progress))
         self.accelerator.wait_for_everyone()
 
@@ -273,23 +268,14 @@ class _Training:
         if found is None:
             return 0, Progress()
         done, tensors, told = found
-        own: dict[str, Any] = {k: one for k, one in tensors.items() if not _is_moment(k)}
-        set_model_state_dict(self.model, own, options=_PART)
-        # A new optimizer tells its settings; its moments come from the state.
-        optimizer: dict[str, Any] = get_optimizer_state_dict(
-            self.model, self._torch_optimizer, options=_WHOLE
-        )
-        optimizer |= {name: one for name, one in tensors.items() if _is_moment(name)}
-        set_optimizer_state_dict(self.model, self._torch_optimizer, optimizer, options=_WHOLE)
+        put_back(tensors, self._trained(), self.optimizer.state)
         logger.info("%s: goes on after step %d", self.description, done)
         return done, Progress.from_json(told)
 
-    @property
-    def _torch_optimizer(self) -> torch.optim.Optimizer:
-        # accelerate's is a shell around it
-        shell: Any = self.optimizer
-        found: torch.optim.Optimizer = getattr(shell, "optimizer", shell)
-        return found
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        """Return the parameters that learn, by their name in AnswerModel."""
+        model: nn.Module = self.accelerator.unwrap_model(self.model)
+        return [(name, one) for name, one in model.named_parameters() if one.requires_grad]
 
     @contextmanager
     def _bar(self, done: int) -> Iterator[Callable[[int, float], None]]:
@@ -309,20 +295,6 @@ class _Training:
                     )
 
             yield advance
-
-
-# Of a model that FSDP has spread: gathered on the first process; frozen weights are left out.
-_WHOLE = StateDictOptions(
-    full_state_dict=True,
-    cpu_offload=True,
-    ignore_frozen_params=True,
-    flatten_optimizer_state_dict=True,
-)
-_PART = StateDictOptions(full_state_dict=True, strict=False)
-
-
-def _is_moment(name: str) -> bool:
-    return name.startswith("state.")
 
 
 def _seed(*numbers: int) -> int:

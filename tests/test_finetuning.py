@@ -1,0 +1,394 @@
+"""Fine-tuning against a plain loop, and what must not depend on how a training runs."""
+
+import math
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch.nn import functional as F
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedModel,
+    Qwen2Config,
+)
+
+from fixtures.cases import TOY
+from harness.accuracy import accuracy
+from harness.errors import ModelError, SettingsError
+from harness.finetuning import Exam, Progress, fine_tune
+from harness.finetuning.answer_model import AnswerModel, pad, with_lora
+from harness.finetuning.batches import Example, as_examples, batch_rows, passes, steps_an_epoch
+from harness.finetuning.fused_lora import draw_mask, fuse_lora
+from harness.finetuning.schedule import checkpoint_steps, even_steps, learning_rate_factor
+from harness.models import letter_tokens, load_model, load_tokenizer
+from harness.protocol import FineTuning, Subset, TrainingOptions
+from harness.questions.mmlu import load_questions
+from harness.questions.prompts import ask
+from harness.questions.question import Question
+
+MODEL, QUESTIONS = str(TOY / "model"), str(TOY / "questions")
+CPU = torch.device("cpu")
+TOKENIZER = load_tokenizer(MODEL)
+LEARNT = load_questions(QUESTIONS, Subset("validation", 3), 0).questions[:45]
+SETTINGS = FineTuning(
+    epochs=4, rank=4, dropout=0.0, learning_rate=3e-3, precision="float32", checkpoints=3
+)
+
+
+def toy(precision: str = "float32") -> PreTrainedModel:
+    return load_model(MODEL, precision, CPU)
+
+
+def examples_of(questions: list[Question], **options: bool) -> list[Example]:
+    return as_examples(TOKENIZER, questions, [ask(one) for one in questions], **options)
+
+
+def uneven() -> list[Question]:
+    """45 questions, most of them of one subject."""
+    return [*LEARNT[:6], *load_questions(QUESTIONS, Subset("validation", 39), 0).questions[-39:]]
+
+
+def train(folder: Path, settings: FineTuning, examples: list[Example], **options: int) -> Progress:
+    folder.mkdir(exist_ok=True)
+    return fine_tune(
+        folder, toy(settings.precision), examples, settings, TrainingOptions(**options)
+    )
+
+
+def plain_losses(questions: list[Question], settings: FineTuning, steps: int) -> list[float]:
+    """The published shape: one example at a time, logits at every position, no trick at all."""
+    torch.manual_seed(settings.seed)
+    config = LoraConfig(
+        task_type="CAUSAL_LM", r=settings.rank, lora_alpha=settings.alpha, lora_dropout=0.0,
+        target_modules=[f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")],
+    )  # fmt: skip
+    model = get_peft_model(toy(), config)
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad],
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+    )
+    total = settings.epochs * math.ceil(len(questions) / settings.batch_size)
+    count = Counter(question.subject for question in questions)
+    losses = []
+    for step in range(steps):
+        epoch, batch = divmod(step, math.ceil(len(questions) / settings.batch_size))
+        order = np.random.default_rng([settings.seed, epoch]).permutation(len(questions))
+        chosen = [questions[i] for i in order[batch * 16 : batch * 16 + 16]]
+        weights = [
+            len(questions) / len(count) / count[one.subject] if settings.weight_subjects else 1.0
+            for one in chosen
+        ]
+        warm = int(total * settings.warm_up)
+        low = settings.lowest_rate
+        if step < warm:
+            factor = low + (1 - low) * step / warm
+        else:
+            factor = low + (1 - low) / 2 * (1 + math.cos(math.pi * (step - warm) / (total - warm)))
+        optimizer.param_groups[0]["lr"] = settings.learning_rate * factor
+        loss = 0.0
+        for question, weight in zip(chosen, weights, strict=True):
+            ids = TOKENIZER(f"{ask(question)} {question.letter}", return_tensors="pt")["input_ids"]
+            logits = model(input_ids=ids).logits[0]
+            each = F.cross_entropy(logits[-2:-1], ids[0, -1:]) * weight / sum(weights)
+            each.backward()
+            loss += each.item()
+        if settings.clip:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss)
+    return losses
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"weight_subjects": True, "clip": 0.5},
+        {"weight_decay": 0.1, "warm_up": 0.3, "lowest_rate": 0.2},
+    ],
+    ids=["plain", "weights and clipping", "decay and warm-up"],
+)
+def test_losses_are_those_of_a_plain_loop(tmp_path: Path, changed: dict[str, float]) -> None:
+    settings = FineTuning(**{**SETTINGS.__dict__, **changed})
+    questions = uneven()
+    examples = examples_of(questions, weight_subjects=settings.weight_subjects)
+    found = train(tmp_path, settings, examples).loss
+    assert len(found) == 12
+    wanted = plain_losses(questions, settings, 10)
+    assert found[:10] == pytest.approx(wanted, abs=1e-5)
+    assert min(found) < found[0] - 0.3  # it learns
+
+
+def test_what_may_not_change_the_adapter_does_not(tmp_path: Path) -> None:
+    examples = examples_of(LEARNT)
+    usual = train(tmp_path / "usual", SETTINGS, examples).loss
+    other = train(
+        tmp_path / "other", SETTINGS, examples, tokens=70, prompts=2, activation_checkpointing=True
+    ).loss
+    assert other == pytest.approx(usual, abs=1e-5)
+
+
+def test_the_weights_of_an_uneven_set() -> None:
+    questions = uneven()
+    examples = examples_of(questions, weight_subjects=True)
+    by_subject: dict[str, float] = {}
+    for question, example in zip(questions, examples, strict=True):
+        by_subject[question.subject] = by_subject.get(question.subject, 0.0) + example.weight
+    assert len(set(Counter(question.subject for question in questions).values())) > 1
+    even = len(questions) / len(by_subject)
+    assert list(by_subject.values()) == pytest.approx([even] * len(by_subject))
+
+
+def test_a_training_prompt_has_no_header_and_its_answer_is_the_next_token() -> None:
+    question = Question(" What? ", ("one", " two", "three", "four"), 2, "some_subject", 0)
+    (example,) = examples_of([question])
+    assert TOKENIZER.decode(example.tokens) == "What?\nA. one\nB. two\nC. three\nD. four\nAnswer:"
+    assert TOKENIZER.decode([*example.tokens, example.answer]).endswith("Answer: C")
+    (short,) = as_examples(TOKENIZER, [question], [ask(question)], max_length=3)
+    assert list(short.tokens) == list(example.tokens[-3:])
+
+
+# --- resuming -----------------------------------------------------------------------------------
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_at", [1, 5, 11])
+def test_resumed_from_any_step_the_adapter_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
+) -> None:
+    settings = FineTuning(**{**SETTINGS.__dict__, "dropout": 0.2})
+    examples = examples_of(LEARNT)
+    undisturbed = train(tmp_path / "undisturbed", settings, examples, save_every=2)
+    taken: list[int] = []
+    stops = [stop_at]
+
+    def stop(self, step):  # type: ignore[no-untyped-def]
+        if [step] == stops:
+            stops.clear()
+            raise Stopped
+        taken.append(step)
+        return step_of(self, step)
+
+    from harness.finetuning.train import _Training
+
+    step_of = _Training._step
+    monkeypatch.setattr(_Training, "_step", stop)
+    with pytest.raises(Stopped):
+        train(tmp_path / "stopped", settings, examples, save_every=2)
+    resumed = train(tmp_path / "stopped", settings, examples, save_every=2)
+    assert taken[:stop_at] == list(range(stop_at))
+    assert stop_at - 2 < taken[stop_at] <= stop_at  # no more is repeated than since the last state
+    assert resumed.loss == undisturbed.loss
+    for file in sorted((tmp_path / "undisturbed").glob("*/adapter_model.safetensors")):
+        other = tmp_path / "stopped" / file.relative_to(tmp_path / "undisturbed")
+        assert other.read_bytes() == file.read_bytes()
+    assert not list((tmp_path / "stopped").glob("*state*"))
+
+
+def test_the_checkpoints_are_peft_adapters(tmp_path: Path) -> None:
+    train(tmp_path, SETTINGS, examples_of(LEARNT))
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == [
+        "final", "step-000001", "step-000002", "step-000005", "training.json",
+    ]  # fmt: skip
+    batch = TOKENIZER([ask(LEARNT[0])], return_tensors="pt")
+    with torch.no_grad():
+        before = toy()(**batch).logits
+        after = PeftModel.from_pretrained(toy(), str(tmp_path / "final"))(**batch).logits
+        worn = load_model(MODEL, "float32", CPU, adapter=tmp_path / "final")(**batch).logits
+    assert (after - before).abs().max() > 0.1
+    torch.testing.assert_close(worn, after)
+
+
+def test_validation_is_counted_by_subject(tmp_path: Path) -> None:
+    asked = load_questions(QUESTIONS, Subset("test", 2), 0).questions
+    exam = Exam(examples_of(asked), [one.subject for one in asked], letter_tokens(TOKENIZER))
+    settings = FineTuning(**{**SETTINGS.__dict__, "most_steps": 4})
+    told = fine_tune(
+        tmp_path, toy(), examples_of(LEARNT), settings, TrainingOptions(evaluations=2), exam
+    )
+    assert list(told.validation) == [0, 2, 4]
+    right: dict[str, list[bool]] = {}
+    model = toy()
+    for question in asked:
+        with torch.no_grad():
+            ids = TOKENIZER(ask(question), return_tensors="pt")["input_ids"]
+            logits = model(input_ids=ids).logits[0, -1]
+        best = max("ABCD", key=lambda letter: logits[TOKENIZER.encode(f" {letter}")[0]])
+        right.setdefault(question.subject, []).append(best == question.letter)
+    means = {subject: sum(some) / len(some) for subject, some in right.items()}
+    assert told.validation[0]["by_subject"] == pytest.approx(means)
+    assert told.validation[0]["macro"] == pytest.approx(sum(means.values()) / len(means))
+    hits = [hit for some in right.values() for hit in some]
+    assert told.validation[0]["micro"] == pytest.approx(sum(hits) / len(hits))
+
+
+def test_accuracy_weighs_questions_or_subjects() -> None:
+    found = accuracy([True, False, False, True], ["a", "a", "a", "b"])
+    assert (found.micro, found.macro) == (0.5, pytest.approx(2 / 3))
+    assert found.by_subject == {"a": pytest.approx(1 / 3), "b": 1.0}
+
+
+# --- models -------------------------------------------------------------------------------------
+
+TINY = {"vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "max_position_embeddings": 64}  # fmt: skip
+GROUPED = TINY | {"num_key_value_heads": 2}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LlamaConfig(**GROUPED),
+        MistralConfig(**GROUPED, sliding_window=4),
+        Qwen2Config(**GROUPED, tie_word_embeddings=True),
+        Gemma2Config(**GROUPED, head_dim=8, sliding_window=4, final_logit_softcapping=3.0),
+        GPTNeoXConfig(**TINY),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_the_answers_logits_are_the_whole_models(config) -> None:  # type: ignore[no-untyped-def]
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    prompts = [[1, 2, 3, 4, 5, 6, 7], [8, 9], [3]]
+    with torch.no_grad():
+        wanted = torch.cat([model(input_ids=torch.tensor([ids])).logits[:, -1] for ids in prompts])
+        found = AnswerModel(model)(**pad(prompts, CPU))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_the_projections_are_found_in_the_model() -> None:
+    adapted = with_lora(AutoModelForCausalLM.from_config(GPTNeoXConfig(**TINY)), FineTuning(rank=2))
+    worn = {name.split(".")[-1] for name in adapted.targeted_module_names}
+    assert worn == {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}
+    assert all(p.dtype == torch.float32 for p in adapted.parameters() if p.requires_grad)
+    with pytest.raises(ModelError, match="no_proj: not in this model"):
+        with_lora(toy(), FineTuning(target_modules=("no_proj",)))
+
+
+def test_fused_layers_compute_what_pefts_do() -> None:
+    settings = FineTuning(rank=4, dropout=0.0)
+    prompts = [list(example.tokens) for example in examples_of(LEARNT[:5])]
+
+    def gradients(fused: bool, precision: str) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        adapted = with_lora(toy(precision), settings)
+        torch.manual_seed(1)
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+        if fused:
+            fuse_lora(adapted)
+        answering = AnswerModel(adapted.get_base_model())
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            logits = answering(**pad(prompts, CPU)).float()
+        F.cross_entropy(
+            logits, torch.tensor([e.answer for e in examples_of(LEARNT[:5])])
+        ).backward()
+        found = {n: p.grad for n, p in adapted.named_parameters() if p.grad is not None}
+        assert all(grad.dtype == torch.float32 for grad in found.values())
+        return logits.detach(), found
+
+    truth, true_gradients = gradients(False, "float32")
+    ours, our_gradients = gradients(True, "bfloat16")
+    pefts, peft_gradients = gradients(False, "bfloat16")
+    assert our_gradients.keys() == true_gradients.keys()
+    # As near to float32 as PEFT's own layers in bfloat16 are.
+    assert (ours - truth).norm() < 1.5 * (pefts - truth).norm()
+    error, peft_error = (
+        sum(float((some[name] - true).norm() ** 2) for name, true in true_gradients.items()) ** 0.5
+        for some in (our_gradients, peft_gradients)
+    )
+    whole = sum(float(true.norm() ** 2) for true in true_gradients.values()) ** 0.5
+    assert error < 1.5 * peft_error and peft_error < 0.1 * whole
+
+
+def test_masks_drop_what_they_should_and_dropout_is_unbiased() -> None:
+    torch.manual_seed(3)
+    mask = draw_mask(torch.Size((1000, 333)), 0.1)
+    assert set(mask.unique().tolist()) == {-1, 0}
+    assert (mask == 0).float().mean() == pytest.approx(0.1, abs=0.003)
+    assert not torch.equal(mask, draw_mask(torch.Size((1000, 333)), 0.1))
+    torch.manual_seed(3)
+    assert torch.equal(mask, draw_mask(torch.Size((1000, 333)), 0.1))
+    layer = torch.nn.Sequential(torch.nn.Linear(64, 64)).to(torch.bfloat16)
+    adapted = get_peft_model(
+        layer, LoraConfig(r=64, lora_alpha=64, lora_dropout=0.5, target_modules=["0"])
+    )
+    for name, parameter in adapted.named_parameters():
+        if "lora" in name:
+            parameter.data = torch.eye(64)
+    fuse_lora(adapted)
+    states = torch.ones(4000, 64, dtype=torch.bfloat16)
+    with torch.no_grad():
+        dropped = adapted.train()(states).float() - adapted.eval()(states).float()
+    # x + 2x or x + 0 against x + x: the mean is kept, each value changes by one.
+    assert dropped.mean() == pytest.approx(0, abs=0.02)
+    assert dropped.abs().mean() == pytest.approx(1, abs=0.02)
+
+
+# --- batches and schedule -----------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.integers(1, 40), min_size=4, max_size=40),
+    st.integers(1, 100), st.integers(1, 9), st.integers(1, 4),
+)  # fmt: skip
+def test_every_example_is_in_one_pass_of_the_size_asked_for(
+    lengths: list[int], budget: int, most: int, multiple: int
+) -> None:
+    groups = passes(lengths, budget, most, multiple)
+    assert sorted(row for rows in groups for row in rows) == list(range(len(lengths)))
+    assert len(groups) % multiple == 0 and all(groups)
+    over = [
+        rows
+        for rows in groups
+        if len(rows) > most
+        or (len(rows) > 1 and max(lengths[row] for row in rows) * len(rows) > budget)
+    ]
+    assert len(over) < multiple  # none for one process
+
+
+def test_an_epoch_takes_every_example_once_in_an_order_of_its_own() -> None:
+    epochs = [
+        [row for step in range(4 * epoch, 4 * epoch + 4) for row in batch_rows(step, 50, 16, 1)]
+        for epoch in range(2)
+    ]
+    assert steps_an_epoch(50, 16) == 4
+    assert [sorted(epoch) for epoch in epochs] == [list(range(50))] * 2
+    assert epochs[0] != epochs[1] and epochs[0] != list(range(50))
+
+
+def test_the_learning_rate_by_hand() -> None:
+    rates = [learning_rate_factor(step, 100, 0.1, 0.01) for step in (0, 5, 10, 55, 99)]
+    middle = 0.01 + 0.99 / 2
+    end = 0.01 + 0.99 / 2 * (1 + math.cos(math.pi * 89 / 90))
+    assert rates == pytest.approx([0.01, 0.505, 1.0, middle, end])
+    assert learning_rate_factor(0, 3, 0.0, 0.01) == 1.0
+
+
+def test_checkpoints_are_spaced_in_their_logarithm() -> None:
+    assert checkpoint_steps(1024, 10) == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
+    assert checkpoint_steps(3, 10) == [1, 2]
+    assert checkpoint_steps(100, 0) == []
+    assert even_steps(100, 4) == [25, 50, 75, 100] and even_steps(2, 4) == [1, 2]
+
+
+def test_settings_that_make_no_sense_are_refused(tmp_path: Path) -> None:
+    for bad in ({"epochs": 0}, {"dropout": 1.0}, {"learning_rate": 0.0}, {"precision": "int8"}):
+        with pytest.raises(SettingsError, match=next(iter(bad))):
+            FineTuning(**bad)  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="save_every is 0"):
+        TrainingOptions(save_every=0)

@@ -29,10 +29,11 @@ def last_tokens_only(model: PreTrainedModel) -> Iterator[Callable[[Tensor], None
         nonlocal kept
         kept = places
 
-    if mlp is None or "forward" in vars(mlp):  # such as accelerate's
+    if mlp is None or hasattr(mlp, "_hf_hook"):  # accelerate's, which brings the weights
         yield keep
         return
     usual = mlp.forward
+    is_own = "forward" in vars(mlp)  # such as a fused one
 
     def forward(states: Tensor, *others: object, **named: object) -> object:
         if kept is None or others or named:  # such as Bloom's residual, also a row a token
@@ -49,3 +50,5 @@ def last_tokens_only(model: PreTrainedModel) -> Iterator[Callable[[Tensor], None
         yield keep
     finally:
         del mlp.forward
+        if is_own:
+            mlp.forward = usual

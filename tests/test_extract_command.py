@@ -158,6 +158,20 @@ def test_a_model_that_is_partly_on_disk(tmp_path: Path) -> None:
     torch.testing.assert_close(found.letter_logits, expected.letter_logits, rtol=1e-4, atol=1e-4)
 
 
+def test_only_the_mlp_that_is_known_is_fused() -> None:
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("needs a CPU whose products are fused")
+    model = load_model(MODEL, "bfloat16", CPU)
+    first, second, *_ = (layer.mlp for layer in model.model.layers)
+    first.act_fn = torch.nn.GELU()
+    usual = type(second).forward
+    type_of_second = type("Doubled", (type(second),), {"forward": lambda s, x: 2 * usual(s, x)})
+    second.__class__ = type_of_second
+    with packed_weights(model, 64):
+        assert "forward" not in vars(first)
+        assert "forward" not in vars(second)
+
+
 def test_packed_weights_come_back_bit_for_bit() -> None:
     model = load_model(MODEL, "bfloat16", CPU)
     before = {name: value.clone() for name, value in model.named_parameters()}
@@ -166,7 +180,11 @@ def test_packed_weights_come_back_bit_for_bit() -> None:
         plain = model(input_ids=ids).logits
         with packed_weights(model, 64):
             packed = model(input_ids=ids).logits
+            fused = ["forward" in vars(layer.mlp) for layer in model.model.layers]
+            supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+            assert fused == [supported] * len(fused)  # where the matrix units are
     assert (packed - plain).norm() < 0.02 * plain.norm()
+    assert not any("forward" in vars(module) for module in model.modules())
     assert all(torch.equal(before[name], value) for name, value in model.named_parameters())
     model.model.layers[0].mlp.up_proj.weight.requires_grad_(True)
     model(input_ids=ids).logits.sum().backward()  # still a model that can be trained

@@ -53,6 +53,26 @@ def test_representations_are_those_of_whole_prompts(
             torch.testing.assert_close(found.layers[layer][row], reduced, rtol=1e-4, atol=1e-4)
 
 
+def test_the_last_block_computes_its_mlp_for_kept_tokens_only(toy: PreTrainedModel) -> None:
+    rows: list[list[int]] = [[], []]  # through the first block's MLP and through the last one's
+    layers = toy.model.layers
+    handles = [
+        layers[block].mlp.down_proj.register_forward_pre_hook(
+            lambda module, inputs, block=block: rows[block].append(inputs[0].shape[-2])
+        )
+        for block in (0, -1)
+    ]
+    found = extract(toy, TOKENIZER, PROMPTS, ExtractionSettings("res2"))
+    for handle in handles:
+        handle.remove()
+    assert sum(rows[-1]) < sum(rows[0])
+    expected = [whole_prompt(toy, prompt)["res2"][-1][-1] for prompt in PROMPTS]
+    torch.testing.assert_close(
+        found.layers[len(layers)], torch.stack(expected), rtol=1e-4, atol=1e-4
+    )
+    assert "forward" not in vars(layers[-1].mlp)
+
+
 def test_norm2_is_the_norm_of_the_residual_after_attention(toy: PreTrainedModel) -> None:
     found = extract(toy, TOKENIZER, PROMPTS, ExtractionSettings("norm2"))
     block = toy.model.layers[2]

@@ -28,7 +28,7 @@ from transformers import (
 from fixtures.cases import TOY
 from harness.extraction import extract
 from harness.extraction.prefix_tree import Node, build_tree, walk
-from harness.extraction.shared_attention import attention_and_weight
+from harness.extraction.shared_attention import PackedBatch, attention_and_weight
 from harness.models import load_tokenizer
 from harness.protocol import Budgets, ExtractionSettings
 
@@ -83,6 +83,26 @@ def test_a_walk_runs_parents_first_within_its_budgets(
         assert sum(len(node.tokens) for node in holding) <= cache + longest
     assert done == set(nodes_of(roots))
     assert not any(node.held for node in done if node.children)
+
+
+def test_a_pass_is_filled_with_what_still_fits() -> None:
+    roots = [Node([0] * size, 0, None, []) for size in (60, 50, 40, 30, 9)]
+    sizes = [[len(node.tokens) for node in batch] for batch in walk(roots, 100, 0)]
+    assert sizes == [[60, 40], [50, 30, 9]]
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=9))
+def test_runs_of_like_length_lie_together_and_come_back(lengths: list[int]) -> None:
+    packed = PackedBatch([Node([0] * length, 0, None, []) for length in lengths])
+    assert [length for bundle in packed.bundles for length in bundle.lengths] == lengths
+    states = torch.arange(2 * sum(lengths)).view(2, -1, 1)
+    for bundle in packed.bundles:
+        own = states[:, bundle.place]
+        stacked = bundle.stack(own)
+        for run, length in zip(stacked, bundle.lengths, strict=True):
+            assert (run[:, :length].diff(dim=1) == 1).all()
+        assert stacked.shape[0] * stacked.shape[2] <= 1.25 * own.shape[1]
+        assert torch.equal(bundle.unstack(stacked), own)
 
 
 @given(PROMPTS, st.integers(1, 40))

@@ -31,9 +31,7 @@ def site_modules(model: PreTrainedModel, site: Site, interval: int = 1) -> dict[
 
     Raises ModelError for a model whose blocks have other names.
     """
-    decoder = model.get_decoder()
-    blocks = _child(decoder, BLOCKS)
-    assert isinstance(blocks, nn.ModuleList)
+    blocks = blocks_of(model)
     last = len(blocks)
     if site == "logits":
         return {}  # not a module of the decoder: see `extract`
@@ -44,7 +42,14 @@ def site_modules(model: PreTrainedModel, site: Site, interval: int = 1) -> dict[
         chosen[number] = (
             blocks[number] if site == "res2" else _child(blocks[number], SITE_MODULES[site])
         )
-    return chosen | {last: _child(decoder, FINAL_NORM)}
+    return chosen | {last: _child(model.get_decoder(), FINAL_NORM)}
+
+
+def blocks_of(model: PreTrainedModel) -> nn.ModuleList:
+    """Return the decoder's blocks. Raises ModelError for a model that names them otherwise."""
+    blocks = _child(model.get_decoder(), BLOCKS)
+    assert isinstance(blocks, nn.ModuleList)
+    return blocks
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from harness.extraction.capture import capturing, site_modules
 from harness.extraction.forward import Forward, forward_of
+from harness.extraction.last_tokens import last_tokens_only
 from harness.extraction.packed_weights import packed_weights
 from harness.extraction.prefix_tree import LEAST_SAVING, Node, build_tree, walk
 from harness.extraction.shards import Representations, plan_shards, shard_file
@@ -43,6 +44,7 @@ class _Work:
     settings: ExtractionSettings
     pass_tokens: int
     budgets: Budgets
+    keep: Callable[[Tensor], None] | None  # told which tokens of a pass are kept; None keeps all
 
 
 def extract(
@@ -120,8 +122,9 @@ def _prepared(
     pass_tokens = budgets.tokens or PASS_TOKENS.get(model.device.type, PASS_TOKENS["cpu"])
     plan = plan_shards(tokens, budgets.shard_tokens or PASSES_A_SHARD * pass_tokens)
     letters = letter_tokens(tokenizer)
-    with forward_of(model, share) as forward, packed_weights(model, pass_tokens):
-        yield _Work(model, forward, tokens, letters, settings, pass_tokens, budgets), plan
+    kept = last_tokens_only(model) if settings.reduction == "last" else nullcontext()
+    with forward_of(model, share) as forward, packed_weights(model, pass_tokens), kept as keep:
+        yield _Work(model, forward, tokens, letters, settings, pass_tokens, budgets, keep), plan
 
 
 @torch.inference_mode()
@@ -161,6 +164,8 @@ def _extract_shard(
             else:
                 taken[layer] = _means(nodes, states[places.to(states.device)], layer)
 
+        if work.keep:
+            work.keep(ends)
         with capturing(modules, reduce):
             states = forward(nodes).flatten(0, 1)
         states = states[ends.to(states.device)]

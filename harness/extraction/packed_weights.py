@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from harness.extraction.fused_mlp import fuse
+
 
 @contextmanager
 def packed_weights(model: PreTrainedModel, pass_tokens: int) -> Iterator[None]:
@@ -24,12 +26,16 @@ def packed_weights(model: PreTrainedModel, pass_tokens: int) -> Iterator[None]:
     Source: what torch's inductor does when it freezes a model for CPU inference.
     """
     packed: dict[nn.Linear, Tensor] = {}
+    fused: list[nn.Module] = []
     try:
         for module in model.get_decoder().modules():
             if _helps(module):
                 packed[module] = _pack(module, pass_tokens)
+        fused += [module for module in model.get_decoder().modules() if fuse(module, packed)]
         yield
     finally:
+        for module in fused:
+            del module.forward
         with torch.inference_mode(False):  # or they could not be trained any more
             for linear, weight in packed.items():
                 linear.weight.data = weight.to_dense()

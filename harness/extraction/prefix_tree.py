@@ -95,19 +95,22 @@ def walk(
     while waiting:
         batch: list[Node] = []
         tokens = 0
-        while waiting:
-            node = waiting[-1]
+        # The last one goes, and with it all that still fit: a pass that is full costs less a token.
+        for place in reversed(range(len(waiting))):
+            node = waiting[place]
             size = len(node.tokens)
             holds = size if node.children else 0
             with_node = tokens + size
             if padded:
                 with_node = max(len(one.tokens) for one in [*batch, node]) * (len(batch) + 1)
             full = with_node > token_budget or (holds and held + holds > cache_budget)
-            if batch and (full or len(batch) == node_budget):
-                break
-            batch.append(waiting.pop())
+            if batch and full:
+                continue
+            batch.append(waiting.pop(place))
             tokens += size
             held += holds
+            if len(batch) == node_budget:
+                break
         yield batch
         for node in batch:
             open_children[node] = len(node.children)

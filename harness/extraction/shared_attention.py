@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate, groupby
 
 import torch
@@ -20,10 +20,69 @@ from transformers import AttentionInterface
 from harness.extraction.prefix_tree import Node
 
 IMPLEMENTATION = "shared_prefix"
+# Runs are padded to be computed together, as long as that makes no more than this of their tokens.
+MOST_PADDING = 1.25
+# The flash attention of CPUs is faster for lengths that fill its blocks.
+CPU_LENGTHS = 16
+# Longer runs gain more from leaving out what causality hides than from their heads in one product.
+LONGEST_FOLDED = 256
 
 
 class CannotShareError(Exception):
     """The model's attention needs something that is not computed here."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Neighbouring runs of a packed pass whose attention to themselves is computed together."""
+
+    begin: int
+    lengths: Sequence[int]
+
+    @property
+    def place(self) -> slice:
+        """The place of the runs' tokens in the packed pass."""
+        return slice(self.begin, self.begin + sum(self.lengths))
+
+    @property
+    def padded_length(self) -> int:
+        """The length of every run in the stack."""
+        longest = max(self.lengths)
+        return longest if len(self.lengths) == 1 else longest + -longest % CPU_LENGTHS
+
+    @property
+    def pays(self) -> bool:
+        """Whether the runs are of like enough length."""
+        return len(self.lengths) * self.padded_length <= MOST_PADDING * sum(self.lengths)
+
+    @cached_property
+    def _kept(self) -> Tensor:
+        """Where the tokens are in the flattened stack, (n,)."""
+        length = self.padded_length
+        return torch.cat(
+            [torch.arange(size) + run * length for run, size in enumerate(self.lengths)]
+        )
+
+    @cached_property
+    def _padded(self) -> Tensor:
+        """Which token is at each place of the flattened stack; padding is the first one."""
+        places = torch.zeros(len(self.lengths) * self.padded_length, dtype=torch.long)
+        places[self._kept] = torch.arange(sum(self.lengths))
+        return places
+
+    def stack(self, states: Tensor) -> Tensor:
+        """(heads, n, width) -> (runs, heads, length, width); the padding follows the tokens."""
+        if len(self.lengths) == 1:
+            return states.unsqueeze(0)
+        rows = states.transpose(0, 1)[self._padded.to(states.device)]
+        return rows.view(len(self.lengths), -1, *rows.shape[1:]).transpose(1, 2)
+
+    def unstack(self, states: Tensor) -> Tensor:
+        """(runs, heads, length, ...) -> (heads, n, ...)."""
+        if len(self.lengths) == 1:
+            return states.squeeze(0)
+        rows = states.transpose(1, 2).flatten(0, 1)[self._kept.to(states.device)]
+        return rows.transpose(0, 1)
 
 
 @dataclass(frozen=True)
@@ -44,6 +103,20 @@ class PackedBatch:
             (node, slice(end - len(node.tokens), end))
             for node, end in zip(self.nodes, ends, strict=True)
         ]
+
+    @cached_property
+    def bundles(self) -> list[Bundle]:
+        """The runs bundled so that little of a bundle is padding."""
+        bundles: list[Bundle] = []
+        for node, place in self.spans:
+            if bundles:
+                last = bundles[-1]
+                longer = Bundle(last.begin, [*last.lengths, len(node.tokens)])
+                if longer.pays:
+                    bundles[-1] = longer
+                    continue
+            bundles.append(Bundle(place.start, [len(node.tokens)]))
+        return bundles
 
     @cached_property
     def groups(self) -> list[tuple[Node, slice]]:
@@ -83,14 +156,16 @@ def attend(
     q, k, v = query[0], key[0], value[0]
     out = torch.empty_like(q)
     own_weight = q.new_empty(q.shape[:2], dtype=torch.float32)
+    for bundle in packed.bundles:
+        place = bundle.place
+        stacked = [bundle.stack(states[:, place]) for states in (q, k, v)]
+        own, weight = _own_part(stacked[0], stacked[1], stacked[2], scale, sliding_window)
+        out[:, place], own_weight[:, place] = bundle.unstack(own), bundle.unstack(weight)
     for node, place in packed.spans:
-        keys, values = k[:, place], v[:, place]
-        out[:, place], own_weight[:, place] = _own_part(
-            q[:, place], keys, values, scale, sliding_window
-        )
         if node.children:
             # Copies: a view would hold the keys and values of the whole pass.
-            node.held["keys", layer], node.held["values", layer] = keys.clone(), values.clone()
+            node.held["keys", layer] = k[:, place].clone()
+            node.held["values", layer] = v[:, place].clone()
     for prefix, place in packed.groups:
         keys, values = (
             torch.cat([node.held[what, layer] for node in prefix.path], dim=1)
@@ -102,8 +177,8 @@ def attend(
             bias = _window_bias(packed.positions[place], seen, sliding_window, q)
         before, before_weight = _prefix_part(q[:, place], keys, values, scale, bias)
         share = torch.sigmoid(before_weight - own_weight[:, place]).unsqueeze(-1)
-        own = out[:, place].float()
-        out[:, place] = own.lerp(before.float(), share).to(out.dtype)
+        # In place, and rounded to the dtype only as the sum itself is: a pass less over the states.
+        out[:, place].lerp_(before, share.to(out.dtype))
     return out.transpose(0, 1).unsqueeze(0), None
 
 
@@ -119,23 +194,35 @@ def _hides_by_mask(module: nn.Module) -> bool:
 def _own_part(
     q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None
 ) -> tuple[Tensor, Tensor]:
-    """(heads, n, width) and (kv heads, n, width) -> (heads, n, width), (heads, n)."""
-    heads, count, width = q.shape
-    bias = None
-    if window:
-        places = torch.arange(count)
-        bias = _window_bias(places, places, window, q, causal=True)
-    grouped = (len(k), heads // len(k), count)
-    # A key head is seen by all query heads of its group: a view, not a copy for each.
-    out, weight = attention_and_weight(
-        q.reshape(*grouped, width),
-        k.unsqueeze(1).expand(*grouped, -1),
-        v.unsqueeze(1).expand(*grouped, -1),
-        scale,
-        causal=bias is None,
-        bias=bias,
-    )
-    return out.reshape(heads, count, -1), weight.reshape(heads, count)
+    """(runs, heads, n, width) and (runs, kv heads, n, width) -> as q, (runs, heads, n)."""
+    runs, heads, count, width = q.shape
+    group = heads // k.shape[1]
+    if q.device.type == "cpu" and count <= LONGEST_FOLDED:
+        # All query heads of a key head as one, so that its keys are laid out once for the product.
+        bias = _own_bias(count, window, q.dtype, q.device).repeat(group, 1)
+        out, weight = attention_and_weight(
+            q.reshape(runs, -1, group * count, width), k, v, scale, causal=False, bias=bias
+        )
+    else:
+        hides = window is not None and window < count
+        # A key head is seen by all query heads of its group: a view, not a copy for each.
+        out, weight = attention_and_weight(
+            q.reshape(-1, group, count, width),
+            k.flatten(0, 1).unsqueeze(1).expand(-1, group, -1, -1),
+            v.flatten(0, 1).unsqueeze(1).expand(-1, group, -1, -1),
+            scale,
+            causal=not hides,
+            bias=_own_bias(count, window, q.dtype, q.device) if hides else None,
+        )
+    return out.reshape(runs, heads, count, -1), weight.reshape(runs, heads, count)
+
+
+@lru_cache(maxsize=16)  # every layer asks for it again
+def _own_bias(count: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return what to add to a run's scores, (n, n): a token sees those before it in the window."""
+    places = torch.arange(count, device=device)
+    distance = places[:, None] - places
+    return _bias((distance < 0) | (distance >= (window or count)), dtype)
 
 
 def _prefix_part(
@@ -183,17 +270,16 @@ def attention_and_weight(
     return torch.exp(scores - weight.unsqueeze(-1)).to(v.dtype) @ v, weight
 
 
-def _window_bias(
-    queries: Tensor, keys: Tensor, window: int | None, like: Tensor, causal: bool = False
-) -> Tensor | None:
+def _window_bias(queries: Tensor, keys: Tensor, window: int, like: Tensor) -> Tensor | None:
     """Return what to add to the scores (n, m) for a sliding window; None where it hides nothing."""
-    if not window or int(queries.max()) - int(keys.min()) < window:
+    if int(queries.max()) - int(keys.min()) < window:
         return None
-    distance = queries[:, None] - keys
-    hidden = (distance >= window) | (causal & (distance < 0))
+    return _bias(queries[:, None] - keys >= window, like.dtype).to(like.device)
+
+
+def _bias(hidden: Tensor, dtype: torch.dtype) -> Tensor:
     # Not -inf: a query that sees nothing of its prefix must get weight 0 there, not NaN.
-    bias = hidden * torch.finfo(like.dtype).min / 2
-    return bias.to(like)
+    return (hidden * torch.finfo(dtype).min / 2).to(dtype)
 
 
 AttentionInterface.register(IMPLEMENTATION, attend)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -70,6 +71,7 @@ class Run:
         """Run the command. Raises CalledProcessError if it fails."""
         from submitit import JobEnvironment
 
+        print(shlex.join(self.command), flush=True)  # the log begins with it
         environment = dict(os.environ)
         if self.devices is not None:
             environment["CUDA_VISIBLE_DEVICES"] = self.devices
@@ -249,8 +251,11 @@ def run_here(
                 runs[job.name] = _start(job, cluster, logs)
         for name, run in runs.items():
             ended_well[name] = run.exception() is None
-            where = f" (see {run.paths.stderr})" if cluster == "local" else ""
-            tell(f"{name}: {'done' if ended_well[name] else 'failed'}{where}")
+            if ended_well[name]:
+                tell(f"{name}: done")
+            else:
+                where = f"see {run.paths.stderr}" if cluster == "local" else "see above"
+                tell(f"{name}: failed, {where}")
     return all(ended_well.values())
 
 

@@ -319,10 +319,10 @@ def _new_folders(*folders: Path) -> Iterator[None]:
     missing = [folder for folder in folders if not folder.exists()]
     try:
         for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(f"{folder}: cannot be a folder ({error.strerror})") from error
-    try:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise SettingsError(f"{folder}: cannot be a folder ({error.strerror})") from error
         yield
     except UserError:
         for folder in missing:
@@ -330,12 +330,19 @@ def _new_folders(*folders: Path) -> Iterator[None]:
         raise
 
 
+# What fine-tuning has in common with the extraction of its adapter: model, questions and store.
+# Other options of the same names need not mean the same, such as those of a batch's size.
+TRAINED_ON = ("model", "tokenizer", "use_slow_tokenizer", "dataset", "split", "per_subject")
+TRAINED_ON += ("train_from_test", "store")
+
+
 def _fine_tuning(options: Mapping[str, Any], own: tuple[str, ...]) -> list[str]:
-    """Return the options of fine-tuning: its own, and those that it shares with extraction."""
+    """Return the options of fine-tuning: those that it shares with extraction, and its own."""
     finetune = commands.commands.get("finetune")
     if finetune is None:
         raise click.UsageError("--fine-tune: this version has no `landscape finetune`")
-    return [*_arguments(finetune, options), *own]
+    shared = {name: value for name, value in options.items() if name in TRAINED_ON}
+    return [*_arguments(finetune, shared), *own]
 
 
 @commands.command()

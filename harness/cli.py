@@ -332,8 +332,10 @@ def _new_folders(*folders: Path) -> Iterator[None]:
 
 # What fine-tuning has in common with the extraction of its adapter: model, questions and store.
 # Other options of the same names need not mean the same, such as those of a batch's size.
-TRAINED_ON = ("model", "tokenizer", "use_slow_tokenizer", "dataset", "split", "per_subject")
-TRAINED_ON += ("train_from_test", "store")
+TRAINED_ON = {
+    "model", "tokenizer", "use_slow_tokenizer", "dataset", "split", "per_subject",
+    "train_from_test", "store",
+}  # fmt: skip
 
 
 def _fine_tuning(options: Mapping[str, Any], own: tuple[str, ...]) -> list[str]:

@@ -228,8 +228,8 @@ def test_a_job_that_is_stopped_goes_on(cluster: None, tmp_path: Path) -> None:
         assert shards(tmp_path).items() >= kept.items()
         kept = shards(tmp_path)
         assert state(jobs["measure-0-shot"]) == "PENDING"
-        # A job that was put back waits for two minutes.
-        slurm("scontrol", "update", f"JobId={extraction}", "StartTime=now")
+        # A job that was put back waits for two minutes, so that the node can forget its first run.
+        slurm("scontrol", "update", f"JobId={extraction}", "StartTime=now+3")
     wait_for(tmp_path, *jobs.values())
     assert shown(extraction)["Restarts"] == "2"
     assert shards(tmp_path).items() > kept.items()

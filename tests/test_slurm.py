@@ -103,6 +103,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+        patch.setenv("OMP_NUM_THREADS", "1")  # jobs run side by side on few cores
         for command in (
             ["munged", "-F", "--force", *munge],
             ["slurmctld", "-D", "-i"],
@@ -171,6 +172,13 @@ def shards(folder: Path) -> dict[str, int]:
     return {file.name: file.stat().st_mtime_ns for file in (*found, *hidden)}
 
 
+def processes(folder: Path, command: str) -> list[int]:
+    """Return the ids of the processes that run our `command` on `folder`."""
+    lines = {int(file.parent.name): text_of(file) for file in Path("/proc").glob("[0-9]*/cmdline")}
+    wanted = f"\0harness.cli\0{command}\0"
+    return [one for one, line in lines.items() if wanted in line and str(folder) in line]
+
+
 def wait_for_more_shards(folder: Path, kept: dict[str, int]) -> None:
     until(lambda: len(shards(folder)) > len(kept))
 
@@ -218,12 +226,14 @@ def test_a_job_that_is_stopped_goes_on(cluster: None, tmp_path: Path) -> None:
     jobs = submit(tmp_path, *SLOWLY)
     extraction = jobs["extract-0-shot"]
     kept: dict[str, int] = {}
-    for stop in (
-        ["scancel", "--signal=USR2", extraction],  # SLURM's warning of the time limit
-        ["scontrol", "requeue", extraction],  # as after a preemption
-    ):
+    warning = ["scancel", "--signal=USR2", extraction]  # of the time limit
+    preemption = ["scancel", "--signal=TERM", extraction]  # in a partition with a GraceTime
+    for stop in (warning, preemption):
         wait_for_more_shards(tmp_path, kept)
         slurm(*stop)
+        if stop == preemption:
+            until(lambda: not processes(tmp_path, "extract"))
+            slurm("scontrol", "requeue", extraction)
         until(lambda: state(extraction) == "PENDING")
         assert shards(tmp_path).items() >= kept.items()
         kept = shards(tmp_path)
@@ -239,13 +249,8 @@ def test_a_job_that_is_stopped_goes_on(cluster: None, tmp_path: Path) -> None:
 def test_what_needs_a_job_that_failed_is_not_run(cluster: None, tmp_path: Path) -> None:
     jobs = submit(tmp_path, *SLOWLY)
     wait_for_more_shards(tmp_path, {})
-    (extracting,) = (
-        one.parent
-        for one in Path("/proc").glob("[0-9]*/cmdline")
-        if f"harness.cli\0extract\0{EXPERIMENT[0]}" in text_of(one)
-        and str(tmp_path) in text_of(one)
-    )
-    os.kill(int(extracting.name), signal.SIGKILL)
+    (extracting,) = processes(tmp_path, "extract")
+    os.kill(extracting, signal.SIGKILL)
     until(lambda: has_ended(jobs["measure-0-shot"]))
     assert state(jobs["extract-0-shot"]) == "FAILED"
     parent = shown(jobs["measure-0-shot"])

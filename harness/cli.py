@@ -234,7 +234,9 @@ def _passed_on() -> list[click.Parameter]:
 @click.option("--memory", type=click.FloatRange(min=0, min_open=True), help="GB a job.")
 @click.option("--partition", help="Of the jobs.")
 @click.option("--cpu-partition", help="Of the jobs that need no GPU, if another.")
-@click.option("--max-parallel", type=click.IntRange(min=1), help="Jobs of a stage at a time.")
+@click.option(
+    "--max-parallel", type=click.IntRange(min=1), help="Extractions at a time; without SLURM, jobs."
+)
 @click.option("--slurm", multiple=True, metavar="KEY=VALUE", help="Any other option of sbatch.")
 @click.option("--dry-run", is_flag=True, help="Only print the jobs, as a shell script.")
 @click.argument("fine_tune_options", nargs=-1, metavar="[-- OPTIONS OF FINETUNE]")

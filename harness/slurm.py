@@ -183,7 +183,10 @@ def submit_to_slurm(jobs: Sequence[Job], resources: Resources, logs: Path) -> di
             except (FailedJobError, FailedSubmissionError) as error:
                 for handle in queued.values():
                     handle.cancel(check=False)
-                raise SettingsError(f"{array[0].name}: refused by {_reason(error)}") from error
+                raise SettingsError(
+                    f"{array[0].name}: refused by {_reason(error)}; "
+                    "ask for what the cluster has, or use --cluster local"
+                ) from error
             queued |= {job.name: handle for job, handle in zip(array, handles, strict=True)}
     return {name: handle.job_id for name, handle in queued.items()}
 

@@ -43,3 +43,16 @@ def test_more_shots_group_better_earlier_and_more_narrowly(
         conditions=[shots[0], shots[-1]],
         layers="all: maximum ARI, centroid of depth, share of layers above half the maximum",
     )
+
+
+@pytest.mark.claim("subjects-fine-tuned")
+def test_fine_tuned_early_layers_stay_mixed(landscapes: ConditionSet, judge: Judge) -> None:
+    """Fine-tuned early layers group by subject no more than those without shots."""
+    zero, tuned = landscapes.zero_shot, landscapes.fine_tuned
+    # 0.1: half of what shots must add to count as grouping. All the authors' own are below 0.
+    judge(
+        tuned.curve("ari_subjects").between(0, 0.5).maximum - zero.curve("ari_subjects").maximum,
+        at_most=0.1,
+        conditions=[zero, tuned],
+        layers="the maximum within depth 0 to 0.5 against the 0-shot maximum anywhere",
+    )

@@ -14,6 +14,8 @@ from typing import Any
 import click
 
 from harness.errors import SettingsError, UserError
+from harness.fine_tuned import split_test
+from harness.finetune_command import finetune
 from harness.pipeline import Experiment
 from harness.processes import launched_processes
 from harness.protocol import (
@@ -40,6 +42,7 @@ EXPERIMENT_OPTIONS = (
     click.option("--use-slow-tokenizer", is_flag=True, help="Not the Rust one, if there are both."),
     click.option("--adapter", "--finetuned-path", type=Path, help="Folder of a PEFT adapter."),
     click.option("--checkpoint", help="Of the adapter: the name of a folder in its folder."),
+    click.option("--condition", help="The landscape's [default: its shots, such as 0-shot]."),
     click.option(
         "--mmlu",
         "--dataset-path",
@@ -51,6 +54,10 @@ EXPERIMENT_OPTIONS = (
     ),
     click.option("--split", default="test", show_default=True, help="Or: dev+validation."),
     click.option("--per-subject", type=int, help="Questions a subject [default: the paper's]."),
+    click.option(
+        "--train-from-test", type=click.IntRange(min=1),
+        help="Leave out so many questions a subject: those that `finetune` takes from test.",
+    ),
     click.option("--shots", "--num-few-shots", type=int, default=0, show_default=True),
     click.option("--shot-order", default="shuffled", show_default=True, help="Or: kept."),
     click.option("--seed", type=int, default=42, show_default=True, help="Of the shots' order."),
@@ -100,11 +107,14 @@ def _experiment(options: dict[str, Any]) -> tuple[Experiment, PromptFormat]:
         raise click.UsageError("--use-last-token and --reduction mean contradict each other")
     if options["logging_steps"]:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    subset = Subset(options["split"], options["per_subject"])
+    if options["train_from_test"]:
+        _, subset = split_test(options["train_from_test"], subset)
     experiment = Experiment(
         options["model"],
         options["dataset"],
         Store(options["store"]),
-        Subset(options["split"], options["per_subject"]),
+        subset,
         ExtractionSettings(
             options["site"],
             options["reduction"],
@@ -115,6 +125,7 @@ def _experiment(options: dict[str, Any]) -> tuple[Experiment, PromptFormat]:
         GeometrySettings(),
         most_shots=prompt.shots,
         adapter=adapter / checkpoint if checkpoint else adapter,
+        condition=options["condition"],
         tokenizer=options["tokenizer"],
         fast_tokenizer=not options["use_slow_tokenizer"],
         attention=options["attention"],
@@ -200,6 +211,9 @@ def measure(
             click.echo(f"layer {layer:3} {name:20} {value:10.4f} {low:10.4f} to {high:10.4f}")
 
 
+commands.add_command(finetune)
+
+
 def _arguments(command: click.Command, values: Mapping[str, Any]) -> list[str]:
     """Return those of the option `values` that `command` knows, as typed; defaults are left out."""
     typed = []
@@ -212,7 +226,7 @@ def _arguments(command: click.Command, values: Mapping[str, Any]) -> list[str]:
 
 def _passed_on() -> list[click.Parameter]:
     """Return the options of extraction and of measuring that make up no condition."""
-    measuring = {option.name for option in measure.params} - {"shots"}
+    measuring = {option.name for option in measure.params} - {"shots", "condition"}
     return [option for option in extract.params if option.name in measuring]
 
 
@@ -287,7 +301,7 @@ def submit(
         cluster = choose_cluster(cluster)
     wanted = parse_shots(shots)
     for number in wanted:
-        experiment, _ = _experiment({**options, "shots": number})
+        experiment, _ = _experiment({**options, "shots": number, "condition": None})
         experiment.check_inputs()
     jobs = plan(
         options["model"],
@@ -342,9 +356,6 @@ TRAINED_ON = {
 
 def _fine_tuning(options: Mapping[str, Any], own: tuple[str, ...]) -> list[str]:
     """Return the options of fine-tuning: those that it shares with extraction, and its own."""
-    finetune = commands.commands.get("finetune")
-    if finetune is None:
-        raise click.UsageError("--fine-tune: this version has no `landscape finetune`")
     shared = {name: value for name, value in options.items() if name in TRAINED_ON}
     return [*_arguments(finetune, shared), *own]
 

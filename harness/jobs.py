@@ -69,8 +69,9 @@ def plan(
     if fine_tune is not None:
         adapter = str(out / f"adapter-{name}")
         arguments = (*fine_tune, "--output-dir", adapter)
-        jobs.append(Job("finetune", FINE_TUNED, arguments, gpus=gpus))
-        conditions[FINE_TUNED] = ["--shots", "0", "--adapter", adapter, "--checkpoint", "final"]
+        jobs.append(Job("finetune", FINE_TUNED, arguments, (), gpus, max(gpus, 1)))
+        worn = ["--adapter", adapter, "--checkpoint", "final", "--condition", FINE_TUNED]
+        conditions[FINE_TUNED] = ["--shots", "0", *worn]
     before = {job.condition: (job.name,) for job in jobs}
     extractions = [
         Job(

@@ -22,6 +22,9 @@ CURVES = (
     "ari_subjects",
     "ari_answers",
 )
+# Of a fine-tuned checkpoint too: the share of neighbours that it has in common with the model
+# before fine-tuning.
+OVERLAP = "overlap_with_start"
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,8 @@ class Landscape:
     """What the geometry of every layer is, for one model in one condition.
 
     layer: layer numbers, ascending; the last is the number of blocks (the final norm).
-    curves: a value a layer for each name in CURVES; NaN where it was not measured.
+    curves: a value a layer for each name in CURVES, and maybe OVERLAP; NaN where it was not
+        measured.
     subjects: number of subjects of the analysed questions.
     accuracy: share of right answers, 0 to 1, or None where it is not known.
     origin: settings, fingerprints and versions that made it.
@@ -98,7 +102,7 @@ class Landscape:
                 )
 
     def curve(self, name: str) -> Curve:
-        """Return one of CURVES over relative depth."""
+        """Return one of the curves over relative depth."""
         depth = np.array(self.layer, dtype=np.float64) / max(self.layer)
         return Curve(depth, np.array(self.curves[name], dtype=np.float64))
 

@@ -18,6 +18,7 @@ from harness.geometry.density import knn_density
 from harness.geometry.density_peaks import density_peaks
 from harness.geometry.intrinsic_dimension import gride
 from harness.geometry.neighbors import Neighbors, Points, first_identical, nearest_neighbors
+from harness.geometry.overlap import representation_overlap
 from harness.geometry.subsample import neighbors_among
 from harness.protocol import GeometrySettings
 
@@ -111,6 +112,32 @@ def measure_layers(
         initargs=(max(1, threads // processes),),
     ) as pool:
         return list(progress(pool.map(measure, layers)))
+
+
+def measure_overlap(
+    layers: Sequence[int],
+    read: Callable[[int], Points],
+    read_other: Callable[[int], Points],
+    labels: Labels,
+    k: int,
+    description: str = "overlap",
+) -> list[float]:
+    """Return, a layer, the mean share of the k nearest neighbours that two representations share.
+
+    read, read_other: a layer's (N, D) points in each, of the same questions in the same order.
+
+    Raises GeometryError for fewer than k + 1 questions.
+    Source: `representation_overlap`; the paper compares checkpoints so.
+    """
+    return [
+        representation_overlap(
+            nearest_neighbors(read(layer), k),
+            nearest_neighbors(read_other(layer), k),
+            labels.subjects,
+            k,
+        ).mean
+        for layer in tqdm(layers, desc=description, unit="layer")
+    ]
 
 
 def _measure(

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import is_flash_attn_2_available
 
 from harness.errors import ModelError
@@ -92,6 +92,19 @@ def _with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     return adapted
 
 
+def parameter_count(name: str) -> int:
+    """Return the number of parameters of a model, from its configuration alone.
+
+    Raises ModelError if that cannot be read.
+    """
+    try:
+        config = AutoConfig.from_pretrained(check_name(name))
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config).num_parameters()  # type: ignore[no-any-return]
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{name}: cannot read the model ({_first_line(error)})") from error
+
+
 def load_tokenizer(name: str, fast: bool = True) -> Tokenizer:
     """Return the tokenizer of `name`; `fast`: the Rust one if there is one.
 
@@ -158,8 +171,6 @@ def model_fingerprint(name: str, file: str | None = "config.json") -> str:
     """
     folder = Path(check_name(name, file))
     if not folder.is_dir():
-        from transformers import AutoConfig
-
         try:
             return f"{name}@{AutoConfig.from_pretrained(name)._commit_hash}"
         except (OSError, ValueError) as error:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from harness.accuracy import Accuracy, accuracy
 from harness.errors import GeometryError
-from harness.landscape import CURVES, Landscape
+from harness.landscape import CURVES, OVERLAP, Landscape
 from harness.processes import launched_processes
 from harness.protocol import (
     Budgets,
@@ -23,6 +24,7 @@ from harness.questions.mmlu import load_questions
 from harness.questions.prompts import build_prompt
 from harness.questions.question import LETTERS, QuestionSet
 from harness.store import Store
+from harness.training_record import trained_on
 
 # Raise one when the code behind it changes its results: what older code kept is then not found.
 EXTRACTION_VERSION = 3
@@ -35,7 +37,7 @@ class Experiment:
 
     model, dataset: a folder or a hub name each.
     most_shots: the largest number of shots that any condition uses.
-    adapter: the folder of a PEFT adapter that the model wears.
+    adapter: the folder of a PEFT adapter that the model wears; condition: its name then.
     tokenizer: of another folder or hub name than the model; fast_tokenizer: the Rust one.
     attention, device_map, offload: see `load_model`.
     budgets, log_every: see `extract_into`.
@@ -49,6 +51,7 @@ class Experiment:
     geometry: GeometrySettings = field(default_factory=GeometrySettings)
     most_shots: int = 5
     adapter: Path | None = None
+    condition: str | None = None
     tokenizer: str | None = None
     fast_tokenizer: bool = True
     attention: str = "auto"
@@ -112,21 +115,30 @@ class Experiment:
             launched_processes(),
         )
 
-    def landscape(self, prompt: PromptFormat) -> Landscape:
+    def landscape(self, prompt: PromptFormat, start: Experiment | None = None) -> Landscape:
         """Return the landscape in this condition; measure it if need be.
+
+        start: the same before fine-tuning, to measure the overlap with.
 
         Raises UserError where the model, the questions or the settings do not fit.
         """
-        key = cache_key(
-            self._extraction_key(prompt), self.geometry, GEOMETRY_VERSION, version("dadapy")
-        )
+        sources = [one._extraction_key(prompt) for one in (self, start) if one]
+        key = cache_key(*sources, self.geometry, GEOMETRY_VERSION, version("dadapy"))
 
         def make(folder: Path) -> None:
-            measured = self._measure(prompt)
+            measured = self._measure(prompt, start)
             (folder / "landscape.json").write_text(measured.to_json(), encoding="utf-8")
 
         file = self.store.find_or_make("landscapes", key, make) / "landscape.json"
-        return Landscape.from_json(file.read_text(encoding="utf-8"), str(file))
+        found = Landscape.from_json(file.read_text(encoding="utf-8"), str(file))
+        # The same bytes may be known under another name when they are asked for again.
+        return replace(found, condition=self.condition or prompt.condition)
+
+    def accuracy(self, prompt: PromptFormat) -> Accuracy:
+        """Return how many questions are answered in this condition; extract it if need be."""
+        questions = self.questions.questions
+        right = self._right(self._kept(prompt))
+        return accuracy(right, [question.subject for question in questions])
 
     def _extraction_key(self, prompt: PromptFormat) -> str:
         return cache_key(
@@ -149,9 +161,13 @@ class Experiment:
             self.extraction,
             self.budgets,
             launched_processes(),
-            f"{Path(self.model).name} {prompt.condition}: extract",
+            f"{Path(self.model).name} {self.condition or prompt.condition}: extract",
             self.log_every,
         )
+
+    def release(self) -> None:
+        """Let the model go, which otherwise stays in memory for the next condition."""
+        self.__dict__.pop("_loaded", None)
 
     @cached_property
     def _loaded(self):  # type: ignore[no-untyped-def]
@@ -169,32 +185,50 @@ class Experiment:
         )
         return model, tokenizer
 
-    def _measure(self, prompt: PromptFormat) -> Landscape:
-        from harness.extraction.shards import read_layer, read_letter_logits, saved_layers
-        from harness.measurement import Labels, measure_layers
-
+    def _kept(self, prompt: PromptFormat) -> Path:
         # Looked for first: of several processes one measures, and the others do not come here.
         kept = self.store.find("representations", self._extraction_key(prompt))
-        folder = kept or self.representations(prompt)
+        return kept or self.representations(prompt)
+
+    def _right(self, folder: Path) -> list[bool]:
+        from harness.extraction.shards import read_letter_logits
+
+        chosen = read_letter_logits(folder).argmax(dim=1).tolist()
+        return [
+            LETTERS[index] == question.letter
+            for index, question in zip(chosen, self.questions.questions, strict=True)
+        ]
+
+    def _measure(self, prompt: PromptFormat, start: Experiment | None) -> Landscape:
+        from harness.extraction.shards import read_layer, saved_layers
+        from harness.measurement import Labels, measure_layers, measure_overlap
+
+        folder = self._kept(prompt)
         questions = self.questions.questions
         layers = saved_layers(folder)
-        name = f"{Path(self.model).name} {prompt.condition}"
-        rows = measure_layers(
-            layers,
-            partial(read_layer, folder),
-            Labels([one.subject for one in questions], [one.letter for one in questions]),
-            self.geometry,
-            description=f"{name}: measure",
-        )
-        chosen = read_letter_logits(folder).argmax(dim=1).tolist()
-        right = [LETTERS[index] == q.letter for index, q in zip(chosen, questions, strict=True)]
+        condition = self.condition or prompt.condition
+        name = f"{Path(self.model).name} {condition}"
+        labels = Labels([one.subject for one in questions], [one.letter for one in questions])
+        read = partial(read_layer, folder)
+        rows = measure_layers(layers, read, labels, self.geometry, description=f"{name}: measure")
+        curves = {name: tuple(row.values[name] for row in rows) for name in CURVES}
+        if start:
+            shared = measure_overlap(
+                layers,
+                read,
+                partial(read_layer, start._kept(prompt)),
+                labels,
+                self.geometry.overlap_k,
+                f"{name}: overlap",
+            )
+            curves[OVERLAP] = tuple(shared)
         return Landscape(
             Path(self.model).name,
-            prompt.condition,
+            condition,
             tuple(layers),
-            {name: tuple(row.values[name] for row in rows) for name in CURVES},
+            curves,
             len(self.questions.subjects),
-            sum(right) / len(right),
+            accuracy(self._right(folder), labels.subjects).micro,
             self.origin(prompt),
         )
 
@@ -205,6 +239,7 @@ class Experiment:
             "dataset": self.questions.name,
             "questions": len(self.questions.questions),
             "questions_fingerprint": self.questions.fingerprint,
+            "trained_on": trained_on(self.adapter) if self.adapter else None,
             **{
                 type(part).__name__: asdict(part)
                 for part in (self.subset, prompt, self.extraction, self.geometry)

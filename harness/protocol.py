@@ -21,15 +21,20 @@ Precision = Literal["bfloat16", "float16", "float32"]
 
 @dataclass(frozen=True)
 class Subset:
-    """Which questions of the split are analysed.
+    """Which questions of the split are asked.
 
     per_subject: at most so many of every subject, drawn with `seed`; None is the paper's subset
         (MMLU's 9181 questions, at most 200 a subject).
+    without: another subset of the same dataset, whose questions this one leaves out: what a model
+        was fine-tuned on.
+    rows: a .npy file of row numbers of the split, the paper's "mask"; the draw is among these.
     """
 
     split: str = "test"
     per_subject: int | None = None
     seed: int = 42
+    without: Subset | None = None
+    rows: str | None = None
 
     def __post_init__(self) -> None:
         if self.per_subject is not None and self.per_subject < 1:
@@ -89,6 +94,60 @@ class ExtractionSettings:
 
 
 @dataclass(frozen=True)
+class FineTuning:
+    """How a LoRA adapter is trained.
+
+    rank, alpha, dropout: of the adapter. target_modules: names of the projections that get one;
+        None is every linear layer of the blocks.
+    learning_rate: at its peak, after `warm_up` (a share of the steps); a cosine takes it down to
+        `lowest_rate` (a share of the peak).
+    batch_size: questions a step. most_steps: of the training, if that is less than the epochs have.
+    clip: largest norm of a step's gradient; None does not clip.
+    weight_subjects: every subject weighs the same, whatever its number of questions.
+    max_length: tokens; a longer prompt loses its beginning. None is the model's own limit.
+    checkpoints: adapters kept on the way, at steps evenly spaced in their logarithm.
+    seed: of the adapter's first weights, the order of the questions and dropout.
+
+    The defaults are the paper's for Llama-3-8b and Mistral-7b; `harness.presets` has the others.
+    """
+
+    epochs: int = 6
+    rank: int = 64
+    alpha: float = 16
+    dropout: float = 0.1
+    target_modules: tuple[str, ...] | None = None
+    learning_rate: float = 2e-4
+    lowest_rate: float = 0.01
+    warm_up: float = 0.05
+    weight_decay: float = 0.0
+    batch_size: int = 16
+    most_steps: int | None = None
+    clip: float | None = None
+    weight_subjects: bool = False
+    max_length: int | None = None
+    checkpoints: int = 10
+    precision: Precision = "bfloat16"
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        _check("precision", self.precision, Precision)
+        for name in ("epochs", "rank", "batch_size", "most_steps", "max_length"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SettingsError(f"{name} is {value}; give 1 or more")
+        for name in ("alpha", "learning_rate", "clip"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise SettingsError(f"{name} is {value}; give more than 0")
+        for name in ("weight_decay", "checkpoints"):
+            if not getattr(self, name) >= 0:
+                raise SettingsError(f"{name} is {getattr(self, name)}; give 0 or more")
+        for name in ("dropout", "warm_up", "lowest_rate"):
+            if not 0 <= getattr(self, name) < 1:
+                raise SettingsError(f"{name} is {getattr(self, name)}; give 0 or more, less than 1")
+
+
+@dataclass(frozen=True)
 class GeometrySettings:
     """How a cloud of representations is analysed.
 
@@ -96,12 +155,14 @@ class GeometrySettings:
     id_k: Gride compares the distances to neighbours `id_k` and `2 id_k`; a power of two.
     density_k: neighbours of the kNN density.
     z: confidence at which two density peaks count as two (ADP).
+    overlap_k: neighbours that the overlap of two representations compares.
     """
 
     neighbors: int = 1000
     id_k: int = 16
     density_k: int = 16
     z: float = 1.6
+    overlap_k: int = 30
 
     def __post_init__(self) -> None:
         if self.id_k < 1 or self.id_k & (self.id_k - 1):
@@ -126,6 +187,36 @@ class Budgets:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
+            if value is not None and value < 1:
+                raise SettingsError(f"{name} is {value}; give 1 or more")
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How a training runs and what it tells: of the adapter, this only changes the rounding.
+
+    (And, as a pass is what draws random numbers, which of them dropout gets.)
+
+    tokens, prompts: of one pass, which holds a part of a step's batch; None is the device's
+        default, and any number of prompts.
+    activation_checkpointing: compute activations again instead of keeping them: less memory.
+    save_every: steps between two states that a stopped training goes on from.
+    evaluations: times that the validation questions are asked, evenly spaced over the training.
+    baselines: ask them before the first step too.
+    log_lines: lines in the log, evenly spaced; None shows a bar.
+    """
+
+    tokens: int | None = None
+    prompts: int | None = None
+    activation_checkpointing: bool = False
+    save_every: int = 50
+    evaluations: int = 4
+    baselines: bool = True
+    log_lines: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "prompts", "save_every", "log_lines"):
+            value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(f"{name} is {value}; give 1 or more")
 

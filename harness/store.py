@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -57,7 +58,7 @@ class Store:
             if found:
                 return found
             processes.wait()
-            unfinished = home / f".{key}.unfinished"
+            unfinished = self._unfinished(kind, key)
             unfinished.mkdir(exist_ok=True)
             try:
                 make(unfinished)
@@ -69,6 +70,13 @@ class Store:
             if processes.is_main:
                 os.rename(unfinished, home / key)
         return home / key
+
+    def forget_unfinished(self, kind: str, key: str) -> None:
+        """Drop what an interrupted run left for the next one."""
+        shutil.rmtree(self._unfinished(kind, key), ignore_errors=True)
+
+    def _unfinished(self, kind: str, key: str) -> Path:
+        return self.root / kind / f".{key}.unfinished"
 
 
 @contextmanager

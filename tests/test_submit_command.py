@@ -1,11 +1,11 @@
 """`landscape submit`: which jobs it plans, what it refuses, and how it runs without a cluster."""
 
+import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -52,6 +52,7 @@ def test_fine_tuning_comes_before_what_wears_its_adapter() -> None:
     adapter = str(Path("out") / "adapter-llama")
     assert jobs[0].arguments == ("--epochs", "4", "--output-dir", adapter)
     worn = ("--seed", "7", "--shots", "0", "--adapter", adapter, "--checkpoint", "final")
+    worn += ("--condition", "fine-tuned")
     assert jobs[2].arguments == worn
     out = str(Path("out") / "landscape-llama-fine-tuned.json")
     assert jobs[4].arguments == (*worn, "--out", out)
@@ -67,23 +68,7 @@ def test_several_gpus_share_the_extraction_unless_the_model_is_spread_over_them(
     assert plan("llama", [0], [], Path("out"), gpus=4, spread=True)[0].processes == 1
 
 
-@pytest.fixture
-def finetune(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fine-tuning command with the options that matter here."""
-
-    @click.command()
-    @click.option("--model")
-    @click.option("--mmlu", "dataset")
-    @click.option("--store", type=Path)
-    @click.option("--seed", type=int, default=1)
-    @click.option("--epochs", type=int)
-    @click.option("--output-dir", required=True)
-    def command(**_: object) -> None: ...
-
-    monkeypatch.setitem(commands.commands, "finetune", command)
-
-
-def test_a_dry_run_prints_a_script(finetune: None, tmp_path: Path) -> None:
+def test_a_dry_run_prints_a_script(tmp_path: Path) -> None:
     out = tmp_path / "my out"
     done = submit(
         *EXPERIMENT, "--use-slow-tokenizer", "--shots", "1", "--num-few-shots", "1,0",
@@ -92,8 +77,9 @@ def test_a_dry_run_prints_a_script(finetune: None, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
     assert len(lines) == 14 and not out.exists()
-    named = f"--model {TOY / 'model'} --mmlu {TOY / 'questions'} --store kept"
-    assert lines[1].endswith(f"finetune {named} --epochs 4 --output-dir '{out}/adapter-model'")
+    named = f"--model {TOY / 'model'} --use-slow-tokenizer --mmlu {TOY / 'questions'}"
+    own = f"--per-subject 4 --store kept --epochs 4 --output-dir '{out}/adapter-model'"
+    assert lines[1].endswith(f"finetune {named} {own}")
     assert lines[6] == "# extract-fine-tuned, after finetune-fine-tuned; GPUs: 1"
     assert "--use-slow-tokenizer --mmlu" in lines[3] and "--per-subject 4" in lines[3]
     assert "-m harness.cli extract --model" in lines[3] and lines[3].endswith("--shots 0")
@@ -185,13 +171,26 @@ def test_what_needs_a_job_that_failed_is_not_run(tmp_path: Path, cluster: str) -
     assert not (out / "landscape-damaged-0-shot.json").exists()
 
 
-@pytest.mark.skipif("finetune" not in commands.commands, reason="no `landscape finetune` yet")
 def test_a_fine_tuned_model_is_measured(tmp_path: Path) -> None:
     out = tmp_path / "out"
+    common = ["--train-from-test", "2", "--store", str(tmp_path / "store")]
+    own = ["--epochs", "1", "--checkpointing-steps", "0", "--precision", "float32"]
     done = submit(
-        *EXPERIMENT, "--train-from-test", "2", "--out", str(out), "--store", str(tmp_path / "s"),
-        "--cluster", "local", "--gpus", "0", "--fine-tune", "--", "--epochs", "1",
+        *EXPERIMENT, *common, "--out", str(out), "--cluster", "local", "--gpus", "0",
+        "--fine-tune", "--", *own,
     )  # fmt: skip
     assert done.exit_code == 0, done.output
-    plain, tuned = (out / f"landscape-model-{c}.json" for c in ("0-shot", "fine-tuned"))
-    assert tuned.read_bytes() != plain.read_bytes()
+    plain, tuned = (
+        json.loads((out / f"landscape-model-{condition}.json").read_text())
+        for condition in ("0-shot", "fine-tuned")
+    )
+    assert tuned["condition"] == "fine-tuned" and plain["condition"] == "0-shot"
+    assert tuned["curves"] != plain["curves"]
+    # Submitted again, the job finds its copy there.
+    folder = ["--output-dir", str(out / "adapter-model")]
+    again = CliRunner().invoke(commands, ["finetune", *EXPERIMENT, *common, *own, *folder])
+    assert again.exit_code == 0, again.output
+    other = CliRunner().invoke(
+        commands, ["finetune", *EXPERIMENT, *common, *own, "--seed", "1", *folder]
+    )
+    assert "holds another training" in str(other.exception)

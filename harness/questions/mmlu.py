@@ -40,7 +40,16 @@ def load_questions(source: str, subset: Subset, shots: int) -> QuestionSet:
         )
     everything = _read(source, subset.split)
     dev = _read(source, "dev") if shots else []
-    questions = [everything[index] for index in _chosen(everything, subset)]
+    pool = _rows(source, subset, everything)
+    if subset.without:
+        taken = {_text(one) for one in load_questions(source, subset.without, 0).questions}
+        # By their text, not by row: a dataset may hold the same question twice.
+        pool = np.array([row for row in pool if _text(everything[row]) not in taken], dtype=int)
+    questions = [everything[index] for index in _drawn(everything, pool, subset)]
+    if not questions:
+        raise DatasetError(
+            f"{source}: split {subset.split!r} has no question left to ask; use fewer for training"
+        )
     by_subject = {
         subject: [shot for shot in dev if shot.subject == subject]
         for subject in sorted({question.subject for question in questions})
@@ -109,15 +118,40 @@ def _question(source: str, split: str, index: int, row: dict[str, object]) -> Qu
     return Question(text, tuple(choices), answer, subject, index)
 
 
-def _chosen(questions: Sequence[Question], subset: Subset) -> NDArray[np.int64]:
-    """Row numbers of the analysed questions, ascending."""
+def _rows(source: str, subset: Subset, questions: Sequence[Question]) -> NDArray[np.int64]:
+    """Row numbers, ascending, of the questions that the subset is drawn from."""
     rows = np.arange(len(questions))
-    subjects = np.array([question.subject for question in questions])
-    names = np.unique(subjects)
-    if subset.split == "test" and (len(rows), len(names)) == (MMLU_TEST_ROWS, MMLU_SUBJECTS):
+    if subset.rows:
+        return _read_rows(subset.rows, source, subset.split, len(questions))
+    subjects = {question.subject for question in questions}
+    if subset.split == "test" and (len(rows), len(subjects)) == (MMLU_TEST_ROWS, MMLU_SUBJECTS):
         # The paper drew its 200 a subject once and published the rows (test_mask_200.npy, MIT).
         with resources.files("harness.questions").joinpath("mmlu_subset.npy").open("rb") as file:
             rows = rows[np.unpackbits(np.load(file), count=MMLU_TEST_ROWS).astype(bool)]
+    return rows
+
+
+def _read_rows(file: str, source: str, split: str, count: int) -> NDArray[np.int64]:
+    try:
+        rows = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DatasetError(f"{file}: cannot be read as .npy; give a file of row numbers") from error
+    if not isinstance(rows, np.ndarray) or rows.ndim != 1 or rows.dtype.kind not in "iu":
+        raise DatasetError(f"{file}: not a list of row numbers; save one as .npy")
+    if len(rows) and not 0 <= rows.min() <= rows.max() < count:
+        raise DatasetError(
+            f"{file}: has row {rows.max() if rows.max() >= count else rows.min()}, but split "
+            f"{split!r} of {source} has rows 0 to {count - 1}; give the file made for this split"
+        )
+    return np.unique(rows).astype(np.int64)
+
+
+def _drawn(
+    questions: Sequence[Question], rows: NDArray[np.int64], subset: Subset
+) -> NDArray[np.int64]:
+    """Row numbers of the questions drawn from `rows`, ascending."""
+    subjects = np.array([question.subject for question in questions])
+    names = np.unique(subjects)
     limit = subset.per_subject or PAPER_PER_SUBJECT
     drawn = []
     for number, name in enumerate(names):
@@ -133,6 +167,10 @@ def _fingerprint(questions: Sequence[Question], shots: dict[str, list[Question]]
         fields = [question.text, question.choices, question.answer, question.subject, question.row]
         digest.update(json.dumps(fields).encode())
     return digest.hexdigest()
+
+
+def _text(question: Question) -> tuple[str, ...]:
+    return (question.text.strip(), *(choice.strip() for choice in question.choices))
 
 
 def _looks_local(source: str) -> bool:

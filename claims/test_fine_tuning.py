@@ -1,0 +1,35 @@
+"""Where the paper compares fine-tuning with the model before it, and with shots."""
+
+import pytest
+
+from fixtures.plugin import ConditionSet, Judge
+from harness.landscape import OVERLAP
+
+
+@pytest.mark.claim("fine-tuning-is-late")
+def test_fine_tuning_changes_the_late_layers_most(landscapes: ConditionSet, judge: Judge) -> None:
+    """Fine-tuning changes the neighbourhoods of the late layers more than of the early ones."""
+    tuned = landscapes.last_checkpoint
+    kept = tuned.curve(OVERLAP)
+    # 0.1: half of the paper's falls, 0.5 to 0.3 (Llama-3-8b, Mistral) and 0.6 to 0.4 (Llama-3-70b).
+    judge(
+        kept.between(0, 0.4).median - kept.between(0.6, 1).median,
+        at_least=0.1,
+        conditions=[tuned],
+        layers="medians of depth 0 to 0.4 and 0.6 to 1",
+    )
+
+
+@pytest.mark.claim("same-accuracy")
+def test_shots_and_fine_tuning_answer_equally_well(landscapes: ConditionSet, judge: Judge) -> None:
+    """The accuracies with shots and after fine-tuning are close all the same."""
+    few, tuned = landscapes.most_shots, landscapes.fine_tuned
+    if few.accuracy is None or tuned.accuracy is None:
+        pytest.skip("the accuracies are not known")
+    # 0.05: the paper says close and gives no size; five answers in a hundred.
+    judge(
+        abs(few.accuracy - tuned.accuracy),
+        at_most=0.05,
+        conditions=[few, tuned],
+        layers="none: the answers",
+    )

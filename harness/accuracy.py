@@ -1,0 +1,32 @@
+"""How many questions a model answers, over all of them and by subject."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Shares of right answers, 0 to 1.
+
+    micro: over all questions; by_subject: over those of each.
+    """
+
+    micro: float
+    by_subject: dict[str, float]
+
+    @property
+    def macro(self) -> float:
+        """The mean over subjects, which all weigh the same."""
+        return float(np.mean(list(self.by_subject.values())))
+
+
+def accuracy(right: Sequence[bool], subjects: Sequence[str]) -> Accuracy:
+    """Return the accuracy of N answers; right, subjects: of every question."""
+    hits = np.asarray(right, dtype=np.float64)
+    names, numbers = np.unique(np.asarray(subjects), return_inverse=True)
+    means = np.bincount(numbers, hits) / np.bincount(numbers)
+    return Accuracy(float(hits.mean()), dict(zip(names.tolist(), means.tolist(), strict=True)))

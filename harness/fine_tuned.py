@@ -1,0 +1,163 @@
+"""An experiment's model fine-tuned: adapters in the store, and the experiments that wear them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from harness.landscape import Landscape
+from harness.pipeline import Experiment
+from harness.processes import launched_processes
+from harness.protocol import FineTuning, PromptFormat, Subset, TrainingOptions, cache_key
+from harness.questions.mmlu import load_questions
+from harness.questions.prompts import ask, build_prompt
+from harness.questions.question import QuestionSet
+from harness.training_record import FINAL, checkpoint_step, read_record
+
+# Raise it when the code behind it changes its results: what older code kept is then not found.
+FINE_TUNING_VERSION = 1
+ZERO_SHOT = PromptFormat(0)
+
+
+def split_test(per_subject: int, analysed: Subset) -> tuple[Subset, Subset]:
+    """Return the training questions, `per_subject` of the test split, and the rest to analyse."""
+    training = Subset("test", per_subject)
+    return training, replace(analysed, without=training)
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """The fine-tuning of an experiment's model.
+
+    training: the questions that train it; validation: the split that is asked meanwhile.
+    """
+
+    experiment: Experiment
+    training: Subset
+    settings: FineTuning
+    options: TrainingOptions = field(default_factory=TrainingOptions)
+    validation: str = "validation"
+
+    @cached_property
+    def questions(self) -> QuestionSet:
+        """The questions that train the model. Raises DatasetError."""
+        return load_questions(self.experiment.dataset, self.training, 0)
+
+    @cached_property
+    def validation_questions(self) -> QuestionSet:
+        """The questions asked during the training. Raises DatasetError."""
+        return load_questions(self.experiment.dataset, Subset(self.validation), 0)
+
+    def check(self) -> None:
+        """Raise a UserError now for what would fail later."""
+        assert self.questions and self.validation_questions
+
+    @cached_property
+    def _key(self) -> str:
+        return cache_key(
+            self.experiment.fingerprint,
+            self.questions.fingerprint,
+            self.settings,
+            FINE_TUNING_VERSION,
+        )
+
+    def forget_unfinished(self) -> None:
+        """Drop what a stopped training left, so that the next one begins anew."""
+        self.experiment.store.forget_unfinished("adapters", self._key)
+
+    @property
+    def adapters(self) -> Path:
+        """The folder of the adapters, `step-000001` ... and `final`; trained if need be."""
+        return self.experiment.store.find_or_make(
+            "adapters", self._key, self._train, launched_processes()
+        )
+
+    @property
+    def fine_tuned(self) -> Experiment:
+        """The experiment with the final adapter."""
+        return replace(self.experiment, adapter=self.adapters / FINAL, condition="fine-tuned")
+
+    def landscape(self) -> Landscape:
+        """Return the landscape of the fine-tuned model on the analysed questions, without shots."""
+        return self.fine_tuned.landscape(ZERO_SHOT)
+
+    def checkpoint_landscapes(self) -> dict[str, Landscape]:
+        """Return the landscapes of the checkpoints on the training questions, by condition.
+
+        They are called `fine-tuned@STEP` and have the overlap with step 0, the model without an
+        adapter; the last is that of the final adapter.
+
+        Source: the paper, its overlap of checkpoints with the model before fine-tuning.
+        """
+        start = replace(self.experiment, subset=self.training, most_shots=0)
+        start.representations(ZERO_SHOT)
+        start.release()
+        adapters = self.adapters
+        steps = {checkpoint_step(folder): folder for folder in adapters.glob("step-*")}
+        steps[len(read_record(adapters)["loss"])] = adapters / FINAL
+        found = {}
+        for step, folder in sorted(steps.items()):
+            worn = replace(start, adapter=folder, condition=f"fine-tuned@{step}")
+            found[f"fine-tuned@{step}"] = worn.landscape(ZERO_SHOT, start)
+            worn.release()
+        return found
+
+    def _train(self, folder: Path) -> None:
+        from harness.finetuning import Exam, fine_tune
+        from harness.finetuning.batches import as_examples
+        from harness.models import default_device, letter_tokens, load_model, load_tokenizer
+
+        experiment, settings = self.experiment, self.settings
+        experiment.release()  # or there would be two models in memory
+        tokenizer = load_tokenizer(
+            experiment.tokenizer or experiment.model, experiment.fast_tokenizer
+        )
+        workers = experiment.budgets.workers
+        learnt, asked = self.questions.questions, self.validation_questions.questions
+        examples = as_examples(
+            tokenizer,
+            learnt,
+            [ask(question) for question in learnt],  # without the header, as the paper does
+            settings.max_length,
+            settings.weight_subjects,
+            workers,
+        )
+        prompts = [build_prompt(question, (), ZERO_SHOT) for question in asked]
+        exam = Exam(
+            as_examples(tokenizer, asked, prompts, settings.max_length, workers=workers),
+            [question.subject for question in asked],
+            letter_tokens(tokenizer),
+        )
+        model = load_model(
+            experiment.model, settings.precision, default_device(), experiment.attention
+        )
+        fine_tune(
+            folder,
+            model,
+            examples,
+            settings,
+            self.options,
+            exam,
+            self._origin(),
+            f"{Path(experiment.model).name}: fine-tune",
+        )
+
+    def _origin(self) -> dict[str, Any]:
+        questions = self.questions
+        return {
+            "model": self.experiment.fingerprint,
+            "trained_on": {
+                "dataset": questions.name,
+                "questions": len(questions.questions),
+                "fingerprint": questions.fingerprint,
+                **asdict(self.training),
+            },
+            "validated_on": {
+                "split": self.validation,
+                "questions": len(self.validation_questions.questions),
+            },
+            "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
+        }

@@ -1,0 +1,220 @@
+"""`landscape finetune`: train a LoRA adapter as the paper does."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harness.accuracy import Accuracy
+from harness.errors import SettingsError
+from harness.export import check_export
+from harness.fine_tuned import ZERO_SHOT, FineTuned, split_test
+from harness.pipeline import Experiment
+from harness.presets import PRESETS, choose_preset
+from harness.processes import launched_processes
+from harness.protocol import Budgets, ExtractionSettings, FineTuning, Subset, TrainingOptions
+from harness.questions.mmlu import HUB_NAME
+from harness.store import Store
+from harness.training_record import RECORD
+
+
+# The second names are those of the paper's own script, where they differ. An option of the
+# protocol that is not given is the preset's.
+@click.command()
+@click.option("--model", "--model-name-or-path", required=True, help="Model folder or hub name.")
+@click.option("--tokenizer", "--tokenizer-name", help="Of another folder or hub name.")
+@click.option("--use-slow-tokenizer", is_flag=True, help="Not the Rust one, if there are both.")
+@click.option(
+    "--mmlu",
+    "--dataset-path",
+    "--dataset-name",
+    "dataset",
+    default=HUB_NAME,
+    show_default=True,
+    help="Dataset folder with MMLU's layout, or hub name.",
+)
+@click.option("--train-split", default="dev+validation", show_default=True)
+@click.option(
+    "--train-from-test",
+    type=click.IntRange(min=1),
+    help="Train on so many questions a subject of test instead, which the analysis leaves out.",
+)
+@click.option("--samples-per-subject", type=int, help="Questions of the train split, at most.")
+@click.option("--mask-path", help="A .npy of rows of the train split: draw from these only.")
+@click.option("--validation", help="Split asked meanwhile [default: validation, or dev].")
+@click.option("--per-subject", type=int, help="Questions to test [default: the paper's].")
+@click.option(
+    "--preset",
+    type=click.Choice(["auto", *PRESETS]),
+    default="auto",
+    show_default=True,
+    help="The paper's settings; auto goes by the model's size.",
+)
+@click.option("--epochs", "--num-train-epochs", type=int)
+@click.option("--lora-rank", "rank", type=int)
+@click.option("--lora-alpha", "alpha", type=float)
+@click.option("--lora-dropout", "dropout", type=float)
+@click.option("--target-modules", help="With commas [default: every linear layer].")
+@click.option("--learning-rate", type=float)
+@click.option("--lr-min-fact", "lowest_rate", type=float, help="Of the peak, at the end.")
+@click.option("--warmup-ratio", "warm_up", type=float)
+@click.option("--weight-decay", type=float)
+@click.option("--batch-size", type=int, help="Questions a step.")
+@click.option("--max-train-steps", "most_steps", type=int)
+@click.option("--clip-grad-norm", "clip", type=float)
+@click.option(
+    "--weight-samples",
+    "weight_subjects",
+    is_flag=True,
+    default=None,
+    help="Subjects weigh the same.",
+)
+@click.option("--max-length", "--max-seq-length", type=int, help="Tokens; the start is lost.")
+@click.option("--checkpointing-steps", "checkpoints", type=int, help="Checkpoints, log-spaced.")
+@click.option("--precision", help="bfloat16, float16 or float32.")
+@click.option("--seed", type=int)
+@click.option("--token-budget", type=int, help="Tokens a pass [default: the device's].")
+@click.option("--per-device-train-batch-size", type=int, help="Questions a pass, at most.")
+@click.option("--per-device-eval-batch-size", type=int, help="Of the test, at most.")
+@click.option(
+    "--activation-checkpointing",
+    "--gradient-checkpointing",
+    is_flag=True,
+    help="Less memory, a third more time.",
+)
+@click.option(
+    "--save-every",
+    type=int,
+    default=TrainingOptions.save_every,
+    show_default=True,
+    help="Steps between two states that a stopped training goes on from.",
+)
+@click.option(
+    "--eval-steps",
+    type=click.IntRange(min=0),
+    default=TrainingOptions.evaluations,
+    show_default=True,
+    help="Times that the validation split is asked.",
+)
+@click.option("--logging-steps", type=click.IntRange(min=1), help="Lines in the log; no bar then.")
+@click.option("--measure-baselines", is_flag=True, help="Test the model before, too.")
+@click.option(
+    "--resume/--no-resume",
+    default=True,
+    show_default=True,
+    help="Go on from what a stopped training left.",
+)
+@click.option("--attention", default="auto", show_default=True, help="Of transformers.")
+@click.option("--use-flash-attn", is_flag=True, help="The same as --attention flash_attention_2.")
+@click.option("--output-dir", "--out-dir", type=Path, help="New folder that receives a copy.")
+@click.option("--out-filename", default="", help="The copied record is training_NAME.json.")
+@click.option("--store", type=Path, default=Path(".landscape-store"), show_default=True)
+@click.option(
+    "--use-lora",
+    "--low-cpu-mem-usage",
+    "--save-checkpoint",
+    "--compute-macro-accuracy",
+    "always",
+    is_flag=True,
+    hidden=True,
+)
+def finetune(**options: Any) -> None:
+    """Train a LoRA adapter to answer, test it, and print the folder of its checkpoints.
+
+    The folder holds `final` and `step-000001` ..., PEFT adapters each, and training.json. Under
+    torchrun the processes share every step; `accelerate launch --use_fsdp` also shares the model
+    out.
+    """  # fmt: skip
+    out: Path | None = options["output_dir"]
+    if out:
+        out = out.resolve()
+        if not (out / RECORD).is_file():  # else it may be the copy that is asked for
+            check_export(out)
+    if options["train_from_test"] and (options["samples_per_subject"] or options["mask_path"]):
+        raise click.UsageError(
+            "--train-from-test draws its questions; leave out --samples-per-subject and --mask-path"
+        )
+    if options["logging_steps"]:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    training = _fine_tuning(options)
+    training.check()
+    if not options["resume"]:
+        training.forget_unfinished()
+    adapters = training.adapters
+    if options["measure_baselines"]:
+        _show("before", training.experiment.accuracy(ZERO_SHOT))
+        training.experiment.release()
+    tested = training.fine_tuned.accuracy(ZERO_SHOT)
+    if not launched_processes().is_main:
+        return
+    _show("after", tested)
+    if out and (out / RECORD).is_file():
+        if (out / RECORD).read_bytes() != (adapters / RECORD).read_bytes():
+            raise SettingsError(f"{out}: holds another training; give a new folder")
+    elif out:
+        unfinished = out.with_name(f".{out.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was stopped
+        shutil.copytree(adapters, unfinished)
+        if options["out_filename"]:
+            record = unfinished / RECORD
+            record.rename(record.with_name(f"training_{options['out_filename']}.json"))
+        if out.exists():
+            out.rmdir()
+        unfinished.rename(out)
+    click.echo(out or adapters)
+
+
+def _fine_tuning(options: dict[str, Any]) -> FineTuned:
+    preset = choose_preset(options["preset"], options["model"])
+    modules = options["target_modules"]
+    given = {
+        one.name: options[one.name]
+        for one in fields(FineTuning)
+        if options.get(one.name) is not None
+    } | ({"target_modules": tuple(modules.split(","))} if modules else {})
+    settings = replace(preset.settings, **given)
+    analysed = Subset(per_subject=options["per_subject"])
+    training = Subset(
+        options["train_split"],
+        options["samples_per_subject"] or preset.per_subject,
+        rows=options["mask_path"],
+    )
+    validation = options["validation"] or "validation"
+    if options["train_from_test"]:
+        training, analysed = split_test(options["train_from_test"], analysed)
+        validation = options["validation"] or "dev"
+    experiment = Experiment(
+        options["model"],
+        options["dataset"],
+        Store(options["store"]),
+        analysed,
+        ExtractionSettings(max_length=settings.max_length, precision=settings.precision),
+        most_shots=0,
+        tokenizer=options["tokenizer"],
+        fast_tokenizer=not options["use_slow_tokenizer"],
+        attention="flash_attention_2" if options["use_flash_attn"] else options["attention"],
+        budgets=Budgets(prompts=options["per_device_eval_batch_size"]),
+    )
+    return FineTuned(
+        experiment,
+        training,
+        settings,
+        TrainingOptions(
+            options["token_budget"],
+            options["per_device_train_batch_size"],
+            options["activation_checkpointing"],
+            options["save_every"],
+            options["eval_steps"],
+            log_lines=options["logging_steps"],
+        ),
+        validation,
+    )
+
+
+def _show(when: str, found: Accuracy) -> None:
+    click.echo(f"test accuracy {when}: micro {found.micro:.4f}, macro {found.macro:.4f}", err=True)

@@ -1,0 +1,92 @@
+"""A causal language model that says one next token a prompt, and trains an adapter for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+
+from harness.errors import ModelError
+from harness.protocol import FineTuning
+
+
+def with_lora(model: PreTrainedModel, settings: FineTuning) -> PeftModel:
+    """Return `model` with a new LoRA adapter; only the adapter learns, in float32.
+
+    The projections are found in the model: all its linear layers but lm_head.
+
+    Raises ModelError if `settings` names modules that the model has not.
+    Source: the paper, appendix; PEFT's `all-linear`.
+    """
+    torch.manual_seed(settings.seed)
+    try:
+        return get_peft_model(
+            model,
+            LoraConfig(
+                task_type="CAUSAL_LM",
+                r=settings.rank,
+                lora_alpha=settings.alpha,
+                lora_dropout=settings.dropout,
+                target_modules=list(settings.target_modules or ()) or "all-linear",
+            ),
+        )
+    except ValueError as error:
+        raise ModelError(
+            f"--target-modules {','.join(settings.target_modules or ())}: not in this model "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+
+
+class AnswerModel(nn.Module):
+    """The logits of the token after each prompt; no other position goes through lm_head.
+
+    lm_head is a third of a small model. A hook takes the answers' positions out just before it, so
+    that whatever the model does to its logits afterwards (scaling, capping) still happens.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+        self._no_split_modules = model._no_split_modules  # what FSDP wraps
+
+        def answers_only(head: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor]:
+            (states,) = arguments
+            return (states[torch.arange(len(states)), self._last][:, None],)
+
+        model.get_output_embeddings().register_forward_pre_hook(answers_only)
+
+    def forward(self, tokens: Tensor, last: Tensor) -> Tensor:
+        """Return (B, vocabulary) logits.
+
+        tokens: (B, T) ids, padded on the right: under a causal mask no prompt sees its padding.
+        last: (B,) positions of the prompts' last tokens.
+        """
+        self._last = last
+        logits: Tensor = self.model(input_ids=tokens, use_cache=False).logits
+        return logits[:, 0]
+
+
+def pad(prompts: Sequence[Sequence[int]], device: torch.device) -> dict[str, Tensor]:
+    """Return the arguments of AnswerModel for some prompts."""
+    tokens = pad_sequence([torch.tensor(prompt) for prompt in prompts], batch_first=True)
+    last = torch.tensor([len(prompt) - 1 for prompt in prompts])
+    return {"tokens": tokens.to(device), "last": last.to(device)}
+
+
+def save_adapter(adapted: PeftModel, trained: dict[str, Any], folder: Path) -> None:
+    """Write a PEFT adapter folder, with the weights in the model's dtype.
+
+    trained: the tensors that learn, by their name in AnswerModel.
+    """
+    dtype = adapted.get_base_model().dtype
+    tensors = {
+        "base_model." + name: tensor.detach().to("cpu", dtype) for name, tensor in trained.items()
+    }
+    adapted.save_pretrained(str(folder), state_dict=tensors)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's form to fill in

@@ -1,0 +1,329 @@
+"""Fine-tune: LoRA on the answer token, with checkpoints on the way, resumable at any moment."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from peft.helpers import disable_input_dtype_casting
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.nn import functional as F
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from harness.accuracy import accuracy
+from harness.errors import SettingsError
+from harness.finetuning.answer_model import AnswerModel, pad, save_adapter, with_lora
+from harness.finetuning.batches import Example, batch_rows, passes, steps_an_epoch
+from harness.finetuning.fused_lora import fuse_lora
+from harness.finetuning.schedule import checkpoint_steps, even_steps, learning_rate_factor
+from harness.finetuning.training_state import load_state, save_state
+from harness.memory import keep_freed_memory
+from harness.protocol import FineTuning, TrainingOptions
+from harness.store import write_whole
+from harness.training_record import FINAL, RECORD, checkpoint_name
+
+logger = logging.getLogger(__name__)
+
+# Tokens a pass, by device: on a CPU little more than what keeps its matrix units busy.
+PASS_TOKENS = {"cpu": 512, "cuda": 8192}
+
+
+@dataclass(frozen=True)
+class Exam:
+    """Questions that are only asked: their examples, their subjects, and the letters' tokens."""
+
+    examples: Sequence[Example]
+    subjects: Sequence[str]
+    letters: Sequence[int]
+
+
+@dataclass
+class Progress:
+    """What a training has told so far.
+
+    loss: mean over the batch of every step (nats), from step 1 on.
+    validation: `asdict` of the Accuracy after so many steps.
+    seconds: of training and asking, over all runs of it.
+    """
+
+    loss: list[float] = field(default_factory=list)
+    validation: dict[int, dict[str, Any]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @classmethod
+    def from_json(cls, table: Mapping[str, Any]) -> Progress:
+        """Return the progress whose `asdict` went through JSON, which has no numbers as keys."""
+        validation = {int(step): found for step, found in table["validation"].items()}
+        return cls(table["loss"], validation, table["seconds"])
+
+
+def fine_tune(
+    folder: Path,
+    model: PreTrainedModel,
+    examples: Sequence[Example],
+    settings: FineTuning,
+    options: TrainingOptions,
+    validation: Exam | None = None,
+    origin: Mapping[str, Any] | None = None,
+    description: str = "fine-tuning",
+) -> Progress:
+    """Train a LoRA adapter for `model` and write it into `folder`; return what it told.
+
+    folder: receives a PEFT adapter folder for every checkpoint, `step-000001` ... and `final`, and
+        `training.json`. What a stopped training left there is gone on from; the result is the
+        same.
+    validation: questions asked during the training and after it.
+    origin: what else `training.json` says: which model, and which questions trained it.
+
+    The loss of a step is the mean of its examples' cross-entropies, weighted. Under torchrun or
+    `accelerate launch` the processes share each step's examples, and FSDP the model, if accelerate
+    is told so. Random numbers of a pass depend on the seed, its step and its place in it alone.
+
+    Raises SettingsError if a step has fewer examples than there are processes.
+    Source: the paper, appendix; `finetune.py` of its repository.
+    """
+    training = _Training(folder, model, examples, settings, options, validation, description)
+    return training.run(origin or {})
+
+
+class _Training:
+    """One training: what stays the same over its steps, and its progress."""
+
+    def __init__(
+        self,
+        folder: Path,
+        model: PreTrainedModel,
+        examples: Sequence[Example],
+        settings: FineTuning,
+        options: TrainingOptions,
+        validation: Exam | None,
+        description: str,
+    ) -> None:
+        self.folder, self.examples, self.settings = folder, examples, settings
+        self.options, self.validation, self.description = options, validation, description
+        self.accelerator = Accelerator(cpu=model.device.type == "cpu")
+        if model.device.type == "cpu":
+            keep_freed_memory()
+        self.mixed = model.dtype == torch.bfloat16
+        if options.activation_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.adapted = with_lora(model, settings)
+        fuse_lora(self.adapted)
+        answering = self.accelerator.prepare(AnswerModel(self.adapted.get_base_model()))
+        self.model: nn.Module = answering
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = self.accelerator.prepare(
+            torch.optim.AdamW(
+                self.trained, lr=settings.learning_rate, weight_decay=settings.weight_decay
+            )
+        )
+        steps = settings.epochs * steps_an_epoch(len(examples), settings.batch_size)
+        self.steps = min(steps, settings.most_steps or steps)
+        device = self.accelerator.device.type
+        self.pass_tokens = options.tokens or PASS_TOKENS.get(device, PASS_TOKENS["cpu"])
+        self.processes = self.accelerator.num_processes
+        smallest = len(examples) % settings.batch_size or settings.batch_size
+        if smallest < self.processes:
+            raise SettingsError(
+                f"a step has {smallest} questions for {self.processes} processes; "
+                "launch fewer processes or give a larger --batch-size"
+            )
+
+    def run(self, origin: Mapping[str, Any]) -> Progress:
+        """Train from where the folder's newest state is."""
+        with disable_input_dtype_casting(self.adapted, active=self.mixed):  # autocast does it
+            progress = self._train()
+        self._save_adapter(FINAL)
+        if self.accelerator.is_main_process:
+            record = dict(origin) | {"FineTuning": asdict(self.settings)} | asdict(progress)
+            write_whole(self.folder / RECORD, json.dumps(record, indent=1) + "\n")
+            save_state(self.folder, None)
+        self.accelerator.wait_for_everyone()
+        return progress
+
+    def _train(self) -> Progress:
+        done, progress = self._resume()
+        started = time.monotonic() - progress.seconds
+        if done == 0 and self.options.baselines:
+            self._ask(progress, 0)
+        kept = checkpoint_steps(self.steps, self.settings.checkpoints)
+        asked = even_steps(self.steps, self.options.evaluations)
+        with self._bar(done) as advance:
+            for step in range(done, self.steps):
+                progress.loss.append(self._step(step))
+                advance(step, progress.loss[-1])
+                if step + 1 in asked:
+                    self._ask(progress, step + 1)
+                progress.seconds = time.monotonic() - started
+                if step + 1 in kept:
+                    self._save_adapter(checkpoint_name(step + 1))
+                saved = step + 1 in kept or step + 1 == self.steps
+                if saved or (step + 1) % self.options.save_every == 0:
+                    self._save_state(step + 1, progress)
+        return progress
+
+    def _step(self, step: int) -> float:
+        """Take one step and return its loss."""
+        settings = self.settings
+        rows = batch_rows(step, len(self.examples), settings.batch_size, settings.seed)
+        batch = [self.examples[row] for row in rows]
+        weight = sum(example.weight for example in batch)
+        factor = learning_rate_factor(step, self.steps, settings.warm_up, settings.lowest_rate)
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.learning_rate * factor
+        self.model.train()
+        loss = torch.zeros((), device=self.accelerator.device)
+        own = self._own_passes(batch)
+        for place, (number, group_rows) in enumerate(own):
+            # Gradients are summed over a step's passes and, once, over the processes.
+            last = place == len(own) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                torch.manual_seed(_seed(settings.seed, step, number))
+                part = [batch[row] for row in group_rows]
+                logits = self._logits([example.tokens for example in part])
+                each = F.cross_entropy(
+                    logits, self._tensor([example.answer for example in part]), reduction="none"
+                )
+                share = (each * self._tensor([e.weight for e in part])).sum() / weight
+                loss += share.detach()
+                # Processes average their gradients; a step's loss is their sum.
+                self.accelerator.backward(share * self.processes)
+        if settings.clip:
+            self.accelerator.clip_grad_norm_(self.trained, settings.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return float(self.accelerator.reduce(loss, "sum"))
+
+    def _logits(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        device = self.accelerator.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.mixed):
+            logits: Tensor = self.model(**pad(prompts, device))
+        return logits.float()
+
+    def _own_passes(self, examples: Sequence[Example]) -> list[tuple[int, list[int]]]:
+        """Return this process's passes over `examples`, each with its number among all."""
+        lengths = [len(example.tokens) for example in examples]
+        groups = passes(lengths, self.pass_tokens, self.options.prompts, self.processes)
+        return list(enumerate(groups))[self.accelerator.process_index :: self.processes]
+
+    @torch.no_grad()  # FSDP cannot gather weights in inference mode
+    def _ask(self, progress: Progress, step: int) -> None:
+        """Add the accuracy on the validation questions to `progress`."""
+        exam = self.validation
+        if exam is None:
+            return
+        self.model.eval()
+        right = torch.zeros(len(exam.examples), device=self.accelerator.device)
+        for _, rows in self._own_passes(exam.examples):
+            part = [exam.examples[row] for row in rows]
+            logits = self._logits([example.tokens for example in part])[:, list(exam.letters)]
+            chosen = self._tensor(exam.letters)[logits.argmax(dim=1)]
+            right[rows] = (chosen == self._tensor([e.answer for e in part])).float()
+        hits: Tensor = self.accelerator.reduce(right, "sum")
+        found = accuracy(hits.bool().tolist(), exam.subjects)
+        progress.validation[step] = asdict(found) | {"macro": found.macro}
+        logger.info(
+            "%s: validation after step %d: micro %.4f, macro %.4f",
+            self.description, step, found.micro, found.macro,
+        )  # fmt: skip
+
+    def _tensor(self, values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, device=self.accelerator.device)
+
+    def _save_adapter(self, name: str) -> None:
+        trained = get_model_state_dict(self.model, options=_WHOLE)  # of all processes together
+        if self.accelerator.is_main_process:
+            unfinished = self.folder / f".{name}"
+            save_adapter(self.adapted, trained, unfinished)
+            shutil.rmtree(self.folder / name, ignore_errors=True)  # of a run that was stopped
+            unfinished.rename(self.folder / name)
+        self.accelerator.wait_for_everyone()
+
+    def _save_state(self, steps: int, progress: Progress) -> None:
+        tensors: dict[str, Any] = get_model_state_dict(self.model, options=_WHOLE)
+        moments: dict[str, Any] = get_optimizer_state_dict(
+            self.model, self._torch_optimizer, options=_WHOLE
+        )
+        if self.accelerator.is_main_process:
+            tensors |= {name: one for name, one in moments.items() if _is_moment(name)}
+            save_state(self.folder, steps, tensors, asdict(progress))
+        self.accelerator.wait_for_everyone()
+
+    def _resume(self) -> tuple[int, Progress]:
+        """Return the steps done and what was told, from the folder's newest state if it has one."""
+        found = load_state(self.folder)
+        if found is None:
+            return 0, Progress()
+        done, tensors, told = found
+        own: dict[str, Any] = {k: one for k, one in tensors.items() if not _is_moment(k)}
+        set_model_state_dict(self.model, own, options=_PART)
+        # A new optimizer tells its settings; its moments come from the state.
+        optimizer: dict[str, Any] = get_optimizer_state_dict(
+            self.model, self._torch_optimizer, options=_WHOLE
+        )
+        optimizer |= {name: one for name, one in tensors.items() if _is_moment(name)}
+        set_optimizer_state_dict(self.model, self._torch_optimizer, optimizer, options=_WHOLE)
+        logger.info("%s: goes on after step %d", self.description, done)
+        return done, Progress.from_json(told)
+
+    @property
+    def _torch_optimizer(self) -> torch.optim.Optimizer:
+        # accelerate's is a shell around it
+        shell: Any = self.optimizer
+        found: torch.optim.Optimizer = getattr(shell, "optimizer", shell)
+        return found
+
+    @contextmanager
+    def _bar(self, done: int) -> Iterator[Callable[[int, float], None]]:
+        """Yield a function that is told a step, from 0, and its loss: a bar, or lines in a log."""
+        logged = even_steps(self.steps, self.options.log_lines or 0)
+        quiet = bool(logged) or not self.accelerator.is_main_process
+        with tqdm(
+            total=self.steps, initial=done, desc=self.description, unit="step", disable=quiet
+        ) as bar:
+
+            def advance(step: int, loss: float) -> None:
+                bar.update()
+                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+                if step + 1 in logged:
+                    logger.info(
+                        "%s: step %d of %d, loss %.4f", self.description, step + 1, self.steps, loss
+                    )
+
+            yield advance
+
+
+# Of a model that FSDP has spread: gathered on the first process; frozen weights are left out.
+_WHOLE = StateDictOptions(
+    full_state_dict=True,
+    cpu_offload=True,
+    ignore_frozen_params=True,
+    flatten_optimizer_state_dict=True,
+)
+_PART = StateDictOptions(full_state_dict=True, strict=False)
+
+
+def _is_moment(name: str) -> bool:
+    return name.startswith("state.")
+
+
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

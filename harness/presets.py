@@ -1,0 +1,45 @@
+"""The paper's fine-tuning settings by the size of its models (appendix)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.errors import SettingsError
+from harness.protocol import FineTuning
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings, and the largest number of questions a subject that train the model."""
+
+    per_subject: int
+    settings: FineTuning
+
+
+LARGE = 30e9  # parameters
+
+# `llama-2` is its 7b and 13b; `8b` also stands for Mistral-7b.
+PRESETS = {
+    "8b": Preset(40, FineTuning()),
+    "llama-2": Preset(20, FineTuning(epochs=4)),
+    "70b": Preset(40, FineTuning(epochs=4, rank=128, alpha=32, learning_rate=1e-4)),
+}
+
+
+def find_preset(name: str) -> Preset:
+    """Return the preset called `name`. Raises SettingsError if there is none."""
+    if name not in PRESETS:
+        raise SettingsError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def choose_preset(name: str, model: str) -> Preset:
+    """Return the preset called `name`; `auto` goes by the size of `model`, a folder or hub name.
+
+    Raises ModelError if the model's configuration cannot be read, SettingsError for another name.
+    """
+    from harness.models import parameter_count
+
+    if name == "auto":
+        name = "70b" if parameter_count(model) >= LARGE else "8b"
+    return find_preset(name)

@@ -1,0 +1,41 @@
+"""What a training leaves: adapters in `step-000001` ... and `final`, and `training.json`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from harness.errors import RecordError
+
+RECORD = "training.json"
+FINAL = "final"
+
+
+def checkpoint_name(step: int) -> str:
+    """Return the name of the adapter's folder after so many steps."""
+    return f"step-{step:06d}"
+
+
+def checkpoint_step(folder: Path) -> int:
+    """Return the number of steps after which `folder`'s adapter was kept."""
+    return int(folder.name.removeprefix("step-"))
+
+
+def read_record(adapters: Path) -> dict[str, Any]:
+    """Return the record in a folder of checkpoints. Raises RecordError for a bad file."""
+    file = adapters / RECORD
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{file}: cannot be read ({error}); fine-tune again") from error
+    if not isinstance(record, dict):
+        raise RecordError(f"{file}: is not a record of a training; fine-tune again")
+    return record
+
+
+def trained_on(adapter: Path) -> dict[str, Any] | str:
+    """Return which data trained `adapter`, or `not recorded` for one of another origin."""
+    if not (adapter.parent / RECORD).is_file():
+        return "not recorded"
+    return dict(read_record(adapter.parent).get("trained_on", {})) or "not recorded"

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from harness.accuracy import Accuracy
+from harness.errors import SettingsError
 from harness.export import check_export
 from harness.fine_tuned import ZERO_SHOT, FineTuned, split_test
 from harness.pipeline import Experiment
@@ -132,7 +133,8 @@ def finetune(**options: Any) -> None:
     out: Path | None = options["output_dir"]
     if out:
         out = out.resolve()
-        check_export(out)
+        if not (out / RECORD).is_file():  # else it may be the copy that is asked for
+            check_export(out)
     if options["train_from_test"] and (options["samples_per_subject"] or options["mask_path"]):
         raise click.UsageError(
             "--train-from-test draws its questions; leave out --samples-per-subject and --mask-path"
@@ -151,7 +153,10 @@ def finetune(**options: Any) -> None:
     if not launched_processes().is_main:
         return
     _show("after", tested)
-    if out:
+    if out and (out / RECORD).is_file():
+        if (out / RECORD).read_bytes() != (adapters / RECORD).read_bytes():
+            raise SettingsError(f"{out}: holds another training; give a new folder")
+    elif out:
         unfinished = out.with_name(f".{out.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was stopped
         shutil.copytree(adapters, unfinished)

@@ -82,6 +82,15 @@ class Experiment:
     def check(self) -> None:
         """Raise a UserError now for what would fail later: questions, model, number of points."""
         assert self.fingerprint  # first: a model that is missing is found without the questions
+        self.check_inputs()
+
+    def check_inputs(self) -> None:
+        """Raise a UserError as `check` does, without reading the weights."""
+        from harness.models import check_adapter, check_name
+
+        check_name(self.model)
+        if self.adapter:
+            check_adapter(self.adapter)
         needed = 2 * self.geometry.id_k + 1
         if len(self.questions.questions) < needed:
             raise GeometryError(

@@ -221,6 +221,17 @@ class TrainingOptions:
                 raise SettingsError(f"{name} is {value}; give 1 or more")
 
 
+def parse_shots(text: str) -> tuple[int, ...]:
+    """Return the numbers of shots in `0,1,2,5`, ascending. Raises SettingsError."""
+    try:
+        shots = tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        shots = (-1,)
+    if shots[0] < 0:
+        raise SettingsError(f"--shots is {text!r}; give numbers with commas, such as 0,1,2,5")
+    return shots
+
+
 def cache_key(*parts: object) -> str:
     """Return the sha256 of the canonical JSON of `parts` (dataclasses, mappings, plain values)."""
     text = json.dumps([_plain(part) for part in parts], sort_keys=True, separators=(",", ":"))

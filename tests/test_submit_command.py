@@ -1,0 +1,192 @@
+"""`landscape submit`: which jobs it plans, what it refuses, and how it runs without a cluster."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from fixtures.cases import TOY
+from harness.cli import commands
+from harness.errors import UserError
+from harness.jobs import plan
+from harness.slurm import arrays, parse_minutes, parse_others
+
+ROOT = Path(__file__).parents[1]
+QUESTIONS = ["--mmlu", str(TOY / "questions"), "--per-subject", "4", "--precision", "float32"]
+EXPERIMENT = ["--model", str(TOY / "model"), *QUESTIONS]
+
+
+def submit(*options: str) -> Result:
+    return CliRunner().invoke(commands, ["submit", *options])
+
+
+def test_each_condition_is_extracted_and_then_measured() -> None:
+    jobs = plan("org/llama", [0, 5], ["--seed", "7"], Path("results"), gpus=1)
+    assert [(job.name, job.needs, job.gpus) for job in jobs] == [
+        ("extract-0-shot", (), 1),
+        ("extract-5-shot", (), 1),
+        ("measure-0-shot", ("extract-0-shot",), 0),
+        ("measure-5-shot", ("extract-5-shot",), 0),
+    ]
+    cli = (sys.executable, "-m", "harness.cli")
+    assert jobs[1].command == (*cli, "extract", "--seed", "7", "--shots", "5")
+    out = str(Path("results") / "landscape-llama-5-shot.json")
+    assert jobs[3].command == (*cli, "measure", "--seed", "7", "--shots", "5", "--out", out)
+    # Extractions wait for nothing, so they are one array.
+    assert [len(array) for array in arrays(jobs)] == [2, 1, 1]
+
+
+def test_fine_tuning_comes_before_what_wears_its_adapter() -> None:
+    jobs = plan("llama", [0], ["--seed", "7"], Path("out"), gpus=2, fine_tune=["--epochs", "4"])
+    assert [(job.name, job.needs, job.gpus) for job in jobs] == [
+        ("finetune-fine-tuned", (), 2),
+        ("extract-0-shot", (), 2),
+        ("extract-fine-tuned", ("finetune-fine-tuned",), 2),
+        ("measure-0-shot", ("extract-0-shot",), 0),
+        ("measure-fine-tuned", ("extract-fine-tuned",), 0),
+    ]
+    adapter = str(Path("out") / "adapter-llama")
+    assert jobs[0].arguments == ("--epochs", "4", "--output-dir", adapter)
+    worn = ("--seed", "7", "--shots", "0", "--adapter", adapter, "--checkpoint", "final")
+    worn += ("--condition", "fine-tuned")
+    assert jobs[2].arguments == worn
+    out = str(Path("out") / "landscape-llama-fine-tuned.json")
+    assert jobs[4].arguments == (*worn, "--out", out)
+    assert [len(array) for array in arrays(jobs)] == [1, 1, 1, 1, 1]
+
+
+def test_several_gpus_share_the_extraction_unless_the_model_is_spread_over_them() -> None:
+    shared = plan("llama", [0], [], Path("out"), gpus=4)[0].command
+    assert shared[1:6] == (
+        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4",
+    )  # fmt: skip
+    assert shared[6:] == ("-m", "harness.cli", "extract", "--shots", "0")
+    assert plan("llama", [0], [], Path("out"), gpus=4, spread=True)[0].processes == 1
+
+
+def test_a_dry_run_prints_a_script(tmp_path: Path) -> None:
+    out = tmp_path / "my out"
+    done = submit(
+        *EXPERIMENT, "--use-slow-tokenizer", "--shots", "1", "--num-few-shots", "1,0",
+        "--store", "kept", "--out", str(out), "--fine-tune", "--dry-run", "--", "--epochs", "4",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert len(lines) == 14 and not out.exists()
+    named = f"--model {TOY / 'model'} --use-slow-tokenizer --mmlu {TOY / 'questions'}"
+    own = f"--per-subject 4 --store kept --epochs 4 --output-dir '{out}/adapter-model'"
+    assert lines[1].endswith(f"finetune {named} {own}")
+    assert lines[6] == "# extract-fine-tuned, after finetune-fine-tuned; GPUs: 1"
+    assert "--use-slow-tokenizer --mmlu" in lines[3] and "--per-subject 4" in lines[3]
+    assert "-m harness.cli extract --model" in lines[3] and lines[3].endswith("--shots 0")
+    refused = submit(
+        *EXPERIMENT, "--out", str(out), "--fine-tune", "--dry-run", "--", "--epoch", "4"
+    )
+    assert refused.exit_code == 2 and "--epoch" in refused.output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", "./nowhere"], "./nowhere: no such model folder"),
+        (["--mmlu", "./nowhere"], "./nowhere: no such dataset folder"),
+        (["--shots", "0,x"], "--shots is '0,x'"),
+        (["--shots", "9"], "9 shots asked for"),
+        (["--site", "norm3"], "unknown site 'norm3'"),
+        (["--per-subject", "2"], "Gride at k=16 needs 33"),
+        (["--time", "soon"], "--time is 'soon'; give minutes, such as 90, or 1:30:00"),
+        (["--memory", "0"], "'--memory': 0.0 is not in the range"),
+        (["--slurm", "account"], "--slurm is 'account'; give KEY=VALUE"),
+        (["--slurm", "array=1-4"], "array is set by the jobs"),
+        (["--", "--epochs", "4"], "--epochs: options after -- need --fine-tune"),
+        (["--fine-tune", "--adapter", "a"], "--fine-tune makes an adapter; leave out --adapter"),
+        (["--adapter", "./nowhere"], "nowhere: no adapter_config.json"),
+        (["--logs", "/dev/null/logs"], "/dev/null/logs: cannot be a folder"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(tmp_path: Path, options: list[str], message: str) -> None:
+    out = tmp_path / "out"
+    done = submit(*EXPERIMENT, "--out", str(out), "--cluster", "local", *options)
+    assert message in done.output + str(done.exception)
+    assert isinstance(done.exception, UserError) or done.exit_code == 2
+    assert not out.exists()
+
+
+def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = submit(*EXPERIMENT, "--out", str(tmp_path / "out"), "--cluster", "slurm")
+    assert "there is no sbatch here" in str(done.exception)
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    done = submit(*EXPERIMENT, "--out", str(tmp_path / "out"), "--cluster", "local")
+    assert "pip install submitit" in str(done.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_times_and_pairs() -> None:
+    assert [parse_minutes(text) for text in ("90", "1:30:00", "0:00:01")] == [90, 90, 1]
+    assert parse_others(["account=a b", "--mail_type=END", "gres=gpu:a100=2"]) == {
+        "account": "a b",
+        "mail-type": "END",
+        "gres": "gpu:a100=2",
+    }
+
+
+def test_on_this_machine_jobs_run_in_order_and_measure_what_the_command_measures(
+    tmp_path: Path,
+) -> None:
+    out, store = tmp_path / "out", ["--store", str(tmp_path / "store")]
+    done = submit(*EXPERIMENT, *store, "--out", str(out), "--cluster", "local", "--gpus", "2")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines() == ["extract-0-shot: done", "measure-0-shot: done"]
+    logs = "".join(file.read_text() for file in (out / "logs").glob("*_log.out"))
+    assert "torch.distributed.run" in logs
+    command = [sys.executable, "-m", "harness.cli", "measure", *EXPERIMENT]
+    command += ["--store", str(tmp_path / "other"), "--out", str(tmp_path / "direct.json")]
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+    written = (out / "landscape-model-0-shot.json").read_bytes()
+    assert written == (tmp_path / "direct.json").read_bytes()
+
+
+@pytest.mark.parametrize("cluster", ["local", "debug"])
+def test_what_needs_a_job_that_failed_is_not_run(tmp_path: Path, cluster: str) -> None:
+    model = shutil.copytree(TOY / "model", tmp_path / "damaged")
+    (weights,) = model.glob("*.safetensors")
+    weights.write_bytes(b"x")
+    out = tmp_path / "out"
+    done = submit(
+        "--model", str(model), *QUESTIONS, "--out", str(out), "--store", str(tmp_path / "store"),
+        "--cluster", cluster,
+    )  # fmt: skip
+    assert done.exit_code == 1
+    failed, not_run = done.stdout.splitlines()[-2:]
+    assert failed.startswith("extract-0-shot: failed, see")
+    assert not_run == "measure-0-shot: not run, because extract-0-shot failed or was not run"
+    if cluster == "local":
+        log = Path(failed.partition(", see ")[2]).read_text()
+        assert "damaged: cannot load the model" in log
+    assert not (out / "landscape-damaged-0-shot.json").exists()
+
+
+def test_a_fine_tuned_model_is_measured(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    common = ["--train-from-test", "2", "--store", str(tmp_path / "store")]
+    own = ["--epochs", "1", "--checkpointing-steps", "0", "--precision", "float32"]
+    done = submit(
+        *EXPERIMENT, *common, "--out", str(out), "--cluster", "local", "--gpus", "0",
+        "--fine-tune", "--", *own,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    plain, tuned = (
+        json.loads((out / f"landscape-model-{condition}.json").read_text())
+        for condition in ("0-shot", "fine-tuned")
+    )
+    assert tuned["condition"] == "fine-tuned" and plain["condition"] == "0-shot"
+    assert tuned["curves"] != plain["curves"]
+    # Submitted again, the job finds its copy there.
+    folder = ["--output-dir", str(out / "adapter-model")]
+    again = CliRunner().invoke(commands, ["finetune", *EXPERIMENT, *common, *own, *folder])
+    assert again.exit_code == 0, again.output

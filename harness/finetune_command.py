@@ -101,6 +101,7 @@ from harness.training_record import RECORD
     show_default=True,
     help="Times that the validation split is asked.",
 )
+@click.option("--preprocessing-num-workers", type=int, help="Processes that tokenize.")
 @click.option("--logging-steps", type=click.IntRange(min=1), help="Lines in the log; no bar then.")
 @click.option("--measure-baselines", is_flag=True, help="Test the model before, too.")
 @click.option(
@@ -129,7 +130,7 @@ def finetune(**options: Any) -> None:
     The folder holds `final` and `step-000001` ..., PEFT adapters each, and training.json. Under
     torchrun the processes share every step; `accelerate launch --use_fsdp` also shares the model
     out.
-    """  # fmt: skip
+    """
     out: Path | None = options["output_dir"]
     if out:
         out = out.resolve()
@@ -198,7 +199,10 @@ def _fine_tuning(options: dict[str, Any]) -> FineTuned:
         tokenizer=options["tokenizer"],
         fast_tokenizer=not options["use_slow_tokenizer"],
         attention="flash_attention_2" if options["use_flash_attn"] else options["attention"],
-        budgets=Budgets(prompts=options["per_device_eval_batch_size"]),
+        budgets=Budgets(
+            prompts=options["per_device_eval_batch_size"],
+            workers=options["preprocessing_num_workers"],
+        ),
     )
     return FineTuned(
         experiment,

@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from harness.landscape import Landscape, read_published
+from harness.landscape import OVERLAP, Landscape, read_published
 
 PUBLISHED = Path(__file__).parent / "published-curves.json"
 REFERENCE = "llama-3-8b"
@@ -37,9 +37,12 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.results: dict[str, Any] = json.loads((folder / "results.json").read_text("utf-8"))
         self.landscapes: dict[str, list[Landscape]] = {}
+        self.checkpoints: dict[str, list[Landscape]] = {}
         for name in self.results["landscapes"]:
             landscape = Landscape.from_json((folder / name).read_text("utf-8"), name)
-            self.landscapes.setdefault(landscape.model, []).append(landscape)
+            # Checkpoints are measured on the training questions, so they are shown apart.
+            kind = self.checkpoints if "@" in landscape.condition else self.landscapes
+            kind.setdefault(landscape.model, []).append(landscape)
 
     def verdict_table(self) -> str:
         """Return the verdicts as an HTML table: a row a claim, a column a model."""
@@ -110,6 +113,50 @@ class Run:
             column[0].legend(fontsize="small", frameon=False, ncols=2)
             column[-1].set_xlabel("relative depth")
         plt.close(figure)  # the notebook shows what the cell returns; open, it would show it twice
+        return figure
+
+    def training(self) -> str:
+        """Return which questions trained which model, as HTML."""
+        trained = {
+            one.model: one.origin["trained_on"]
+            for landscapes in self.landscapes.values()
+            for one in landscapes
+            if isinstance(one.origin.get("trained_on"), dict)
+        }
+        return "".join(
+            f"<p>{_text(model)} was fine-tuned on {data['questions']} questions of "
+            f"{_text(data['split'])}, {data['per_subject']} or fewer a subject.</p>"
+            for model, data in trained.items()
+        )
+
+    def overlaps(self) -> Figure | None:
+        """Return the overlap of every model's checkpoints with step 0; None if there are none."""
+        if not self.checkpoints:
+            return None
+        figure, axes = plt.subplots(
+            1,
+            len(self.checkpoints),
+            figsize=(4.6 * len(self.checkpoints), 3),
+            squeeze=False,
+            layout="constrained",
+        )
+        for axis, (model, landscapes) in zip(axes[0], self.checkpoints.items(), strict=True):
+            colors = plt.get_cmap("viridis_r")
+            for number, landscape in enumerate(landscapes):
+                curve = landscape.curve(OVERLAP)
+                axis.plot(
+                    curve.depth,
+                    curve.values,
+                    color=colors((number + 1) / (len(landscapes) + 1)),
+                    label=landscape.condition.partition("@")[2],
+                )
+            axis.set_title(model)
+            axis.set(
+                xlabel="relative depth", ylabel="overlap with step 0", xlim=(0, 1), ylim=(0, 1)
+            )
+            axis.spines[["top", "right"]].set_visible(False)
+            axis.legend(fontsize="x-small", frameon=False, ncols=3, title="after step")
+        plt.close(figure)
         return figure
 
 

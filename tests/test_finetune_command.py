@@ -1,0 +1,221 @@
+"""`landscape finetune`: its options, killed runs, several processes, and what data it may use."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file
+
+from fixtures.cases import TOY
+from harness.cli import commands
+from harness.errors import DatasetError, UserError
+from harness.fine_tuned import FineTuned, split_test
+from harness.models import parameter_count
+from harness.pipeline import Experiment
+from harness.presets import PRESETS, choose_preset
+from harness.protocol import ExtractionSettings, FineTuning, Subset, TrainingOptions
+from harness.questions.mmlu import load_questions
+from harness.store import Store
+from tests.test_questions import rows, write_dataset
+
+ROOT = Path(__file__).parents[1]
+MODEL, QUESTIONS = str(TOY / "model"), str(TOY / "questions")
+SMALL = [
+    "--model", MODEL, "--mmlu", QUESTIONS, "--precision", "float32", "--samples-per-subject", "3",
+    "--epochs", "2", "--lora-rank", "4", "--learning-rate", "3e-3", "--per-subject", "2",
+    "--checkpointing-steps", "2",
+]  # fmt: skip
+
+
+def run(tmp_path: Path, *options: str) -> Path:
+    command = ["finetune", *SMALL, "--store", str(tmp_path / "store"), *options]
+    done = CliRunner().invoke(commands, command, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return Path(done.stdout.strip().splitlines()[-1])
+
+
+def adapters(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    files = sorted(folder.glob("*/adapter_model.safetensors"))
+    return {file.parent.name: load_file(file) for file in files}
+
+
+def test_the_names_of_the_papers_script_mean_the_same(tmp_path: Path) -> None:
+    mask = tmp_path / "mask.npy"
+    np.save(mask, np.arange(0, 320, 2))
+    folder = run(
+        tmp_path, "--tokenizer-name", MODEL, "--use-lora", "--lora-alpha", "8", "--lora-dropout",
+        "0.2", "--low-cpu-mem-usage", "--max-seq-length", "512", "--batch-size", "8",
+        "--preprocessing-num-workers", "2", "--per-device-train-batch-size", "1",
+        "--per-device-eval-batch-size", "1", "--warmup-ratio", "0.1", "--weight-decay", "0.01",
+        "--num-train-epochs", "1", "--output-dir", str(tmp_path / "out"), "--out-filename", "mine",
+        "--logging-steps", "2", "--eval-steps", "1", "--weight-samples", "--measure-baselines",
+        "--mask-path", str(mask), "--clip-grad-norm", "1", "--seed", "7",
+        "--gradient-checkpointing",
+    )  # fmt: skip
+    assert folder == tmp_path / "out"
+    record = json.loads((folder / "training_mine.json").read_text())
+    settings = record["FineTuning"]
+    assert settings["rank"] == 4 and settings["alpha"] == 8 and settings["dropout"] == 0.2
+    assert settings["weight_subjects"] and settings["clip"] == 1 and settings["seed"] == 7
+    assert settings["warm_up"] == 0.1 and settings["max_length"] == 512
+    drawn = load_questions(QUESTIONS, Subset("dev+validation", 3, rows=str(mask)), 0).questions
+    assert record["trained_on"]["questions"] == len(drawn) < 48
+    assert all(question.row % 2 == 0 for question in drawn)
+    assert len(record["loss"]) == -(-len(drawn) // 8)
+    assert list(record["validation"]) == ["0", str(len(record["loss"]))]
+    config = json.loads((folder / "final" / "adapter_config.json").read_text())
+    assert config["r"] == 4 and len(config["target_modules"]) == 7
+
+
+def test_the_presets_are_the_papers_and_go_by_size() -> None:
+    assert parameter_count(MODEL) == sum(
+        tensor.numel() for tensor in load_file(TOY / "model" / "model.safetensors").values()
+    )
+    assert choose_preset("auto", MODEL) == PRESETS["8b"]
+    large = PRESETS["70b"].settings
+    assert (large.rank, large.alpha, large.learning_rate, large.epochs) == (128, 32, 1e-4, 4)
+    assert PRESETS["llama-2"].per_subject == 20
+
+
+def start(store: Path, *launcher: str, dropout: str = "0.1") -> "subprocess.Popen[str]":
+    command = [*launcher, "-m", "harness.cli", "finetune", *SMALL, "--lora-dropout", dropout]
+    return subprocess.Popen(
+        [sys.executable, *command, "--store", str(store), "--save-every", "2"],
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def finish(process: "subprocess.Popen[str]") -> Path:
+    out, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    return Path(out.strip().splitlines()[-1])
+
+
+def test_killed_and_started_again_it_makes_the_same_adapters(tmp_path: Path) -> None:
+    undisturbed = finish(start(tmp_path / "undisturbed"))
+    process = start(tmp_path / "killed")
+    while not list((tmp_path / "killed" / "adapters").glob(".*.unfinished/state-00000[234]")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    resumed = finish(start(tmp_path / "killed"))
+    record, other = (
+        json.loads((folder / "training.json").read_text()) for folder in (undisturbed, resumed)
+    )
+    assert other["loss"] == record["loss"] and len(record["loss"]) == 6
+    wanted, found = adapters(undisturbed), adapters(resumed)
+    assert found.keys() == wanted.keys() == {"final", "step-000001", "step-000002"}
+    for name, tensors in wanted.items():
+        assert all(torch.equal(found[name][key], tensor) for key, tensor in tensors.items())
+
+
+FSDP = [
+    "--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP",
+    "--fsdp_state_dict_type", "FULL_STATE_DICT",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
+        ["accelerate.commands.launch", "--cpu", "--num_processes", "2", *FSDP],
+    ],
+    ids=["data parallel", "FSDP"],
+)
+def test_two_processes_agree_with_one(tmp_path: Path, launcher: list[str]) -> None:
+    alone = finish(start(tmp_path / "alone", dropout="0"))
+    both = finish(start(tmp_path / "both", "-m", *launcher, dropout="0"))
+    record, other = (json.loads((folder / "training.json").read_text()) for folder in (alone, both))
+    assert other["loss"] == pytest.approx(record["loss"], abs=1e-5)
+    assert other["validation"]["6"] == record["validation"]["6"]
+    for name, tensors in adapters(alone).items():
+        for key, tensor in tensors.items():
+            torch.testing.assert_close(adapters(both)[name][key], tensor, rtol=1e-3, atol=1e-5)
+
+
+# --- the questions ------------------------------------------------------------------------------
+
+
+def texts(subset: Subset, dataset: str = QUESTIONS) -> set[tuple[str, ...]]:
+    questions = load_questions(dataset, subset, 0).questions
+    return {(question.text, *question.choices) for question in questions}
+
+
+def test_training_and_analysis_never_share_a_question(tmp_path: Path) -> None:
+    training, analysed = split_test(30, Subset())
+    assert not texts(training) & texts(analysed)
+    assert len(texts(training) | texts(analysed)) == len(texts(Subset()))
+    # A question that the dataset holds twice is not asked if the other one trained the model.
+    twice = {"question": ["q0", "q1", "q0 ", "q1"], "subject": ["s", "s", "t", "t"],
+             "choices": [["1", "2", "3", "4"]] * 4, "answer": [0, 3, 0, 3]}  # fmt: skip
+    dataset = write_dataset(tmp_path / "twice", rows(**twice))
+    for seed in range(5):
+        one = Subset("test", 1, seed=seed)
+        rest = Subset("test", without=one)
+        try:
+            left = texts(rest, dataset)
+        except DatasetError as error:
+            assert "no question left" in str(error)  # both questions were drawn
+            continue
+        stripped = {text.strip() for text, *_ in texts(one, dataset)}
+        assert not stripped & {text.strip() for text, *_ in left}
+
+
+def test_the_landscape_of_the_fine_tuned_model_is_of_other_questions_than_it_learnt(
+    tmp_path: Path,
+) -> None:
+    training, analysed = split_test(2, Subset(per_subject=4))
+    experiment = Experiment(
+        MODEL, QUESTIONS, Store(tmp_path), analysed, ExtractionSettings(precision="float32")
+    )
+    settings = FineTuning(epochs=1, rank=2, checkpoints=1, precision="float32")
+    tuned = FineTuned(experiment, training, settings, TrainingOptions(), "dev")
+    assert not texts(training) & texts(analysed)
+    assert len(tuned.questions.questions) == 32
+    landscape = tuned.landscape()
+    assert landscape.condition == "fine-tuned" and landscape.origin["questions"] == 64
+    assert landscape.origin["trained_on"]["per_subject"] == 2
+    assert landscape.origin["trained_on"]["fingerprint"] == tuned.questions.fingerprint
+    assert landscape.origin["Subset"]["without"]["per_subject"] == 2
+    checkpoints = tuned.checkpoint_landscapes()
+    assert list(checkpoints) == ["fine-tuned@1", "fine-tuned@2"]
+    assert all(one.origin["questions"] == 32 for one in checkpoints.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--mask-path", "nowhere.npy"], "nowhere.npy: cannot be read as .npy"),
+        (["--train-split", "nowhere"], "split 'nowhere'"),
+        (["--validation", "nowhere"], "split 'nowhere'"),
+        (["--target-modules", "no_proj"], "no_proj: not in this model"),
+        (["--learning-rate", "0"], "learning_rate is 0.0; give more than 0"),
+        (["--precision", "int8"], "unknown precision 'int8'"),
+        (["--output-dir", str(ROOT)], "holds something already"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path: Path, options: list[str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence.replace("(", r"\(")):
+        run(tmp_path, *options)
+    assert not list((tmp_path / "store").glob("adapters/[!.]*"))
+
+
+def test_rows_of_another_split_are_refused(tmp_path: Path) -> None:
+    for name, values, sentence in (
+        ("large", np.array([1, 999999]), "has row 999999, but split"),
+        ("kind", np.array([0.5]), "not a list of row numbers"),
+    ):
+        np.save(tmp_path / f"{name}.npy", values)
+        with pytest.raises(DatasetError, match=sentence):
+            load_questions(QUESTIONS, Subset("dev", rows=str(tmp_path / f"{name}.npy")), 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from harness.errors import RecordError
 
-SCHEMA = 1
+SCHEMA = 2
 CURVES = (
     "intrinsic_dimension",
     "density_peaks",
@@ -74,6 +74,14 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Draw:
+    """What a subsample of the questions alone would give: curves and accuracy, as of the whole."""
+
+    curves: Mapping[str, tuple[float, ...]]
+    accuracy: float | None = None
+
+
+@dataclass(frozen=True)
 class Landscape:
     """What the geometry of every layer is, for one model in one condition.
 
@@ -83,6 +91,7 @@ class Landscape:
     subjects: number of subjects of the analysed questions.
     accuracy: share of right answers, 0 to 1, or None where it is not known.
     origin: settings, fingerprints and versions that made it.
+    draws: of DRAW_SHARE of the questions each, the same in every condition; or none.
     """
 
     model: str
@@ -92,14 +101,21 @@ class Landscape:
     subjects: int
     accuracy: float | None = None
     origin: Mapping[str, Any] = field(default_factory=dict)
+    draws: tuple[Draw, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, values in self.curves.items():
-            if len(values) != len(self.layer):
-                raise RecordError(
-                    f"{self.model}, {self.condition}: curve {name!r} has {len(values)} values "
-                    f"for {len(self.layer)} layers"
-                )
+        for curves in (self.curves, *(draw.curves for draw in self.draws)):
+            for name, values in curves.items():
+                if len(values) != len(self.layer):
+                    raise RecordError(
+                        f"{self.model}, {self.condition}: curve {name!r} has {len(values)} values "
+                        f"for {len(self.layer)} layers"
+                    )
+
+    def drawn(self, number: int) -> Landscape:
+        """Return the landscape of one of `draws`."""
+        draw = self.draws[number]
+        return replace(self, curves=draw.curves, accuracy=draw.accuracy, draws=())
 
     def curve(self, name: str) -> Curve:
         """Return one of the curves over relative depth."""
@@ -109,10 +125,11 @@ class Landscape:
     def to_json(self) -> str:
         """Return the landscape as JSON text; NaN becomes null."""
         table = asdict(self) | {"schema": SCHEMA}
-        table["curves"] = {
-            name: [None if math.isnan(value) else value for value in values]
-            for name, values in self.curves.items()
-        }
+        for part in (table, *table["draws"]):
+            part["curves"] = {
+                name: [None if math.isnan(value) else value for value in values]
+                for name, values in part["curves"].items()
+            }
         return json.dumps(table, indent=1, sort_keys=True) + "\n"
 
     @classmethod
@@ -127,7 +144,9 @@ class Landscape:
             if table.pop("schema") != SCHEMA:
                 raise RecordError(f"{name}: field 'schema' is not {SCHEMA}; measure it again")
             table["layer"] = tuple(table["layer"])
-            table["curves"] = {key: _numbers(values) for key, values in table["curves"].items()}
+            for part in (table, *table["draws"]):
+                part["curves"] = {key: _numbers(values) for key, values in part["curves"].items()}
+            table["draws"] = tuple(Draw(**draw) for draw in table["draws"])
             return cls(**table)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise RecordError(f"{name}: not a landscape ({error}); measure it again") from error

@@ -120,24 +120,28 @@ def measure_overlap(
     read_other: Callable[[int], Points],
     labels: Labels,
     k: int,
+    subsamples: Sequence[NDArray[np.int64]] = (),
     description: str = "overlap",
-) -> list[float]:
+) -> list[tuple[float, list[float]]]:
     """Return, a layer, the mean share of the k nearest neighbours that two representations share.
+
+    Beside it stand the means over `subsamples` of the points, whose neighbours are of the whole.
 
     read, read_other: a layer's (N, D) points in each, of the same questions in the same order.
 
     Raises GeometryError for fewer than k + 1 questions.
     Source: `representation_overlap`; the paper compares checkpoints so.
     """
-    return [
-        representation_overlap(
+    found = []
+    for layer in tqdm(layers, desc=description, unit="layer"):
+        shared = representation_overlap(
             nearest_neighbors(read(layer), k),
             nearest_neighbors(read_other(layer), k),
             labels.subjects,
             k,
-        ).mean
-        for layer in tqdm(layers, desc=description, unit="layer")
-    ]
+        )
+        found.append((shared.mean, [float(shared.points[rows].mean()) for rows in subsamples]))
+    return found
 
 
 def _measure(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from harness.accuracy import Accuracy, accuracy
 from harness.errors import GeometryError
-from harness.landscape import CURVES, OVERLAP, Landscape
+from harness.landscape import CURVES, OVERLAP, Draw, Landscape
 from harness.processes import launched_processes
 from harness.protocol import (
+    DRAW_SHARE,
     Budgets,
     ExtractionSettings,
     GeometrySettings,
@@ -28,7 +32,7 @@ from harness.training_record import trained_on
 
 # Raise one when the code behind it changes its results: what older code kept is then not found.
 EXTRACTION_VERSION = 3
-GEOMETRY_VERSION = 2
+GEOMETRY_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,8 @@ class Experiment:
         if self.adapter:
             check_adapter(self.adapter)
         needed = 2 * self.geometry.id_k + 1
+        if self.geometry.draws:
+            needed = math.ceil(needed / DRAW_SHARE)
         if len(self.questions.questions) < needed:
             raise GeometryError(
                 f"{self.dataset}: {len(self.questions.questions)} questions, but Gride at "
@@ -201,6 +207,7 @@ class Experiment:
 
     def _measure(self, prompt: PromptFormat, start: Experiment | None) -> Landscape:
         from harness.extraction.shards import read_layer, saved_layers
+        from harness.geometry.subsample import draw_subsamples
         from harness.measurement import Labels, measure_layers, measure_overlap
 
         folder = self._kept(prompt)
@@ -210,8 +217,13 @@ class Experiment:
         name = f"{Path(self.model).name} {condition}"
         labels = Labels([one.subject for one in questions], [one.letter for one in questions])
         read = partial(read_layer, folder)
-        rows = measure_layers(layers, read, labels, self.geometry, description=f"{name}: measure")
+        drawn = draw_subsamples(len(questions), self.geometry.draws, DRAW_SHARE)
+        rows = measure_layers(layers, read, labels, self.geometry, drawn, f"{name}: measure")
         curves = {name: tuple(row.values[name] for row in rows) for name in CURVES}
+        draws = [
+            {name: tuple(row.subsamples[number][name] for row in rows) for name in CURVES}
+            for number in range(len(drawn))
+        ]
         if start:
             shared = measure_overlap(
                 layers,
@@ -219,17 +231,25 @@ class Experiment:
                 partial(read_layer, start._kept(prompt)),
                 labels,
                 self.geometry.overlap_k,
+                drawn,
                 f"{name}: overlap",
             )
-            curves[OVERLAP] = tuple(shared)
+            curves[OVERLAP] = tuple(whole for whole, _ in shared)
+            for number, draw in enumerate(draws):
+                draw[OVERLAP] = tuple(parts[number] for _, parts in shared)
+        right = np.array(self._right(folder))
         return Landscape(
             Path(self.model).name,
             condition,
             tuple(layers),
             curves,
             len(self.questions.subjects),
-            accuracy(self._right(folder), labels.subjects).micro,
+            float(right.mean()),
             self.origin(prompt),
+            tuple(
+                Draw(curves, float(right[rows].mean()))
+                for curves, rows in zip(draws, drawn, strict=True)
+            ),
         )
 
     def origin(self, prompt: PromptFormat) -> dict[str, Any]:

@@ -18,6 +18,8 @@ Reduction = Literal["last", "mean"]
 ShotOrder = Literal["shuffled", "kept"]
 Precision = Literal["bfloat16", "float16", "float32"]
 
+DRAW_SHARE = 0.8
+
 
 @dataclass(frozen=True)
 class Subset:
@@ -156,6 +158,7 @@ class GeometrySettings:
     density_k: neighbours of the kNN density.
     z: confidence at which two density peaks count as two (ADP).
     overlap_k: neighbours that the overlap of two representations compares.
+    draws: subsamples of the points that are measured too, DRAW_SHARE of them each.
     """
 
     neighbors: int = 1000
@@ -163,8 +166,11 @@ class GeometrySettings:
     density_k: int = 16
     z: float = 1.6
     overlap_k: int = 30
+    draws: int = 10
 
     def __post_init__(self) -> None:
+        if self.draws < 0:
+            raise SettingsError(f"draws is {self.draws}; give 0 or more")
         if self.id_k < 1 or self.id_k & (self.id_k - 1):
             raise SettingsError(f"id_k is {self.id_k}; Gride's scales are the powers of two")
 

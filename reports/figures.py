@@ -171,8 +171,22 @@ def _cell(verdict: dict[str, Any] | None) -> str:
     kind = "stated" if stated else word.replace(" ", "-")
     return (
         f"<td class={kind}><b>{mark} {word}</b>"
-        f"<small>{verdict['effect']:.3f} {sign} {verdict['threshold']:.3g}</small>{note}</td>"
+        f"<small>{_number(verdict['effect'])}{_range(verdict['interval'])} {sign} "
+        f"{verdict['threshold']:.3g}</small>{note}</td>"
     )
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3f}"
+
+
+def _range(interval: list[float | None] | None) -> str:
+    if interval is None:
+        return ""
+    low, high = interval
+    if low is None or high is None:
+        return " [unbounded]"
+    return f" [{low:.3g}, {high:.3g}]"
 
 
 def _sentence(claim: str, verdicts: dict[tuple[str, str], dict[str, Any]]) -> str:

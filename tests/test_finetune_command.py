@@ -162,22 +162,22 @@ def test_training_and_analysis_never_share_a_question(tmp_path: Path) -> None:
 def test_the_landscape_of_the_fine_tuned_model_is_of_other_questions_than_it_learnt(
     tmp_path: Path,
 ) -> None:
-    training, analysed = split_test(2, Subset(per_subject=4))
+    training, analysed = split_test(3, Subset(per_subject=4))
     experiment = Experiment(
         MODEL, QUESTIONS, Store(tmp_path), analysed, ExtractionSettings(precision="float32")
     )
     settings = FineTuning(epochs=1, rank=2, checkpoints=1, precision="float32")
     tuned = FineTuned(experiment, training, settings, TrainingOptions(), "dev")
     assert not texts(training) & texts(analysed)
-    assert len(tuned.questions.questions) == 32
+    assert len(tuned.questions.questions) == 48
     landscape = tuned.landscape()
     assert landscape.condition == "fine-tuned" and landscape.origin["questions"] == 64
-    assert landscape.origin["trained_on"]["per_subject"] == 2
+    assert landscape.origin["trained_on"]["per_subject"] == 3
     assert landscape.origin["trained_on"]["fingerprint"] == tuned.questions.fingerprint
-    assert landscape.origin["Subset"]["without"]["per_subject"] == 2
+    assert landscape.origin["Subset"]["without"]["per_subject"] == 3
     checkpoints = tuned.checkpoint_landscapes()
-    assert list(checkpoints) == ["fine-tuned@1", "fine-tuned@2"]
-    assert all(one.origin["questions"] == 32 for one in checkpoints.values())
+    assert list(checkpoints) == ["fine-tuned@1", "fine-tuned@3"]
+    assert all(one.origin["questions"] == 48 for one in checkpoints.values())
 
 
 @pytest.mark.parametrize(

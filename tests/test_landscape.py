@@ -4,14 +4,16 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fixtures.cases import PUBLISHED, TOY
-from fixtures.verdict import decide
+from fixtures.verdict import decide, interval_of
 from harness.errors import RecordError
-from harness.landscape import CURVES, Landscape, read_published
+from harness.geometry.subsample import draw_subsamples
+from harness.landscape import CURVES, Draw, Landscape, read_published
 from harness.pipeline import Experiment
 from harness.protocol import PromptFormat, Subset
 from harness.store import Store
@@ -22,13 +24,16 @@ VALUES = st.floats(allow_infinity=False, allow_nan=True)
 @given(values=st.lists(VALUES, min_size=1, max_size=9), accuracy=st.none() | st.floats(0, 1))
 def test_a_landscape_round_trips_through_json(values: list[float], accuracy: float | None) -> None:
     layers = tuple(range(1, len(values) + 1))
-    made = Landscape("m", "0-shot", layers, dict.fromkeys(CURVES, tuple(values)), 3, accuracy)
+    curves = dict.fromkeys(CURVES, tuple(values))
+    draws = (Draw(curves, accuracy), Draw(dict.fromkeys(CURVES, tuple(values[::-1]))))
+    made = Landscape("m", "0-shot", layers, curves, 3, accuracy, draws=draws)
     read = Landscape.from_json(made.to_json())
     assert read.to_json() == made.to_json()
     assert read.layer == layers and read.accuracy == accuracy
+    assert read.drawn(1).to_json() == made.drawn(1).to_json() != made.to_json()
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 99}', '{"schema": 1, "x": 2}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 99}', '{"schema": 2, "x": 2}'])
 def test_another_json_is_no_landscape(text: str) -> None:
     with pytest.raises(RecordError, match=r"file\.json"):
         Landscape.from_json(text, "file.json")
@@ -73,6 +78,21 @@ def test_a_verdict(
     effect: float, interval: tuple[float, float] | None, direction: str, word: str
 ) -> None:
     assert decide(effect, interval, 0.2, direction) == word  # type: ignore[arg-type]
+
+
+def test_an_interval_is_that_of_the_whole_not_of_the_draws() -> None:
+    # Of the mean of n numbers, subsamples without replacement have a known spread: the interval
+    # from them is two standard errors of the mean of all.
+    numbers = np.random.default_rng(5).normal(3.0, 2.0, 500)
+    draws = [float(numbers[rows].mean()) for rows in draw_subsamples(500, 2000)]
+    low, high = interval_of(float(numbers.mean()), draws)  # type: ignore[misc]
+    error = numbers.std(ddof=1) / np.sqrt(500)
+    assert (high - low) / 4 == pytest.approx(error, rel=0.05)
+    assert (high + low) / 2 == pytest.approx(numbers.mean())
+    # All draws to one side do not move it.
+    assert interval_of(3.0, [one - 1 for one in draws]) == pytest.approx(interval_of(3.0, draws))
+    assert interval_of(3.0, []) is None
+    assert interval_of(3.0, [1.0, math.nan]) == (-math.inf, math.inf)
 
 
 def test_the_store_keeps_all_or_nothing(tmp_path: Path) -> None:

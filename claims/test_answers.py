@@ -28,29 +28,37 @@ def test_answers_are_no_modes_before_the_transition(landscapes: ConditionSet, ju
     )
 
 
-@pytest.mark.claim("answers-fine-tuned")
+@pytest.mark.claim(
+    "answers-fine-tuned",
+    exceptions={
+        name: "Llama-2-7b's late ARI is 0.05 in the authors' curves; the paper gives none for it"
+        for name in ("published:llama-2-7b", "llama-2-7b")
+    },
+)
 def test_fine_tuned_late_layers_group_by_answer(landscapes: ConditionSet, judge: Judge) -> None:
     """After the transition, and only there, fine-tuned representations group by answer."""
 
     def rise(of: ConditionSet) -> float:
-        curve = of.fine_tuned.curve("ari_answers")
-        return curve.between(*LATE).median - curve.between(*EARLY).maximum
+        tuned, zero = (one.curve("ari_answers") for one in (of.fine_tuned, of.zero_shot))
+        without = max(tuned.between(*EARLY).maximum, zero.between(*LATE).median)
+        return tuned.between(*LATE).median - without
 
-    # 0.03: ten times the largest early value among the authors' own curves; of their late medians
-    # the smallest, Llama-2-7b's, is 0.046, and the next 0.19.
+    # 0.1: half of the smallest ARI that the paper gives (Mistral's 0.2), and twice what it calls
+    # mixed (below 0.05). The authors' own curves have 0.18 or more, but for Llama-2-7b.
     judge(
         rise,
-        at_least=0.03,
-        conditions=[landscapes.fine_tuned],
-        layers="the median of depth 0.6 to 1 against the maximum of 0 to 0.4",
+        at_least=0.1,
+        conditions=[landscapes.zero_shot, landscapes.fine_tuned],
+        layers="the median of depth 0.6 to 1 against that of 0-shot and the maximum of 0 to 0.4",
     )
 
 
 @pytest.mark.claim(
     "answers-few-shot",
     exceptions={
-        "published:llama-2-70b": "the paper sees answers in the late few-shot layers of 70b models",
-        "published:llama-3-70b": "the paper sees answers in the late few-shot layers of 70b models",
+        name: "the paper sees answers in the late few-shot layers of 70b models"
+        for model in ("llama-2-70b", "llama-3-70b")
+        for name in (f"published:{model}", model)
     },
 )
 def test_few_shot_late_layers_stay_mixed(landscapes: ConditionSet, judge: Judge) -> None:

@@ -5,6 +5,8 @@ import pytest
 from fixtures.plugin import ConditionSet, Judge
 from harness.landscape import OVERLAP, Landscape
 
+CHANCE = 0.25
+
 
 @pytest.mark.claim("fine-tuning-is-late")
 def test_fine_tuning_changes_the_late_layers_most(landscapes: ConditionSet, judge: Judge) -> None:
@@ -15,6 +17,7 @@ def test_fine_tuning_changes_the_late_layers_most(landscapes: ConditionSet, judg
         return kept.between(0, 0.4).median - kept.between(0.6, 1).median
 
     # 0.1: half of the paper's falls, 0.5 to 0.3 (Llama-3-8b, Mistral) and 0.6 to 0.4 (Llama-3-70b).
+    # What a random change of the same size would give is not known: it too adds up with depth.
     judge(
         fall,
         at_least=0.1,
@@ -30,6 +33,9 @@ def test_shots_and_fine_tuning_answer_equally_well(landscapes: ConditionSet, jud
     def difference(of: ConditionSet) -> float:
         return abs(known_accuracy(of.most_shots) - known_accuracy(of.fine_tuned))
 
+    best = max(known_accuracy(one) for one in (landscapes.most_shots, landscapes.fine_tuned))
+    if best < CHANCE + 0.05:
+        pytest.skip(f"is about models that learn to answer; this one guesses ({best:.2f})")
     # 0.05: the paper says close and gives no size; five answers in a hundred.
     judge(
         difference,

@@ -60,12 +60,13 @@ def test_fine_tuned_early_layers_stay_mixed(landscapes: ConditionSet, judge: Jud
 
     def gain(of: ConditionSet) -> float:
         tuned, zero = (one.curve("ari_subjects") for one in (of.fine_tuned, of.zero_shot))
-        return tuned.between(0, 0.5).maximum - zero.maximum
+        return tuned.between(0, 0.5).maximum - zero.between(0, 0.5).maximum
 
-    # 0.1: half of what shots must add to count as grouping. All the authors' own are below 0.
+    # 0.05: a quarter of what shots must add to count as grouping. All the authors' own curves
+    # are below 0.
     judge(
         gain,
-        at_most=0.1,
+        at_most=0.05,
         conditions=[landscapes.zero_shot, landscapes.fine_tuned],
-        layers="the maximum within depth 0 to 0.5 against the 0-shot maximum anywhere",
+        layers="maxima within depth 0 to 0.5",
     )

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from harness.errors import SettingsError, UserError
 from harness.fine_tuned import split_test
-from harness.finetune_command import finetune
+from harness.finetune_command import fine_tuning, finetune
 from harness.pipeline import Experiment
 from harness.processes import launched_processes
 from harness.protocol import (
@@ -160,6 +161,8 @@ def extract(out_dir: Path | None, remove_duplicates: bool, **options: Any) -> No
     if out_dir:
         out_dir = out_dir.resolve()
         check_export(out_dir)
+    if experiment.adapter:
+        experiment.check_unseen(experiment.adapter)
     folder = experiment.representations(prompt)
     if not launched_processes().is_main:
         return
@@ -349,15 +352,26 @@ def _new_folders(*folders: Path) -> Iterator[None]:
 # What fine-tuning has in common with the extraction of its adapter: model, questions and store.
 # Other options of the same names need not mean the same, such as those of a batch's size.
 TRAINED_ON = {
-    "model", "tokenizer", "use_slow_tokenizer", "dataset", "split", "per_subject",
-    "train_from_test", "store",
+    "model", "tokenizer", "use_slow_tokenizer", "dataset", "per_subject", "train_from_test",
+    "store",
 }  # fmt: skip
 
 
 def _fine_tuning(options: Mapping[str, Any], own: tuple[str, ...]) -> list[str]:
-    """Return the options of fine-tuning: those that it shares with extraction, and its own."""
+    """Return the options of fine-tuning: those that it shares with extraction, and its own.
+
+    Raises UsageError for one of the shared ones after `--`, where extraction would not see it, and
+    UserError for bad values.
+    """
+    given = finetune.make_context("finetune", ["--model", options["model"], *own])
+    for name in sorted(TRAINED_ON - {"model"}):
+        if given.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            flag = f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"{flag} is of all jobs; give it before --")
     shared = {name: value for name, value in options.items() if name in TRAINED_ON}
-    return [*_arguments(finetune, shared), *own]
+    arguments = [*_arguments(finetune, shared), *own]
+    fine_tuning(finetune.make_context("finetune", list(arguments)).params).check()
+    return arguments
 
 
 @commands.command()

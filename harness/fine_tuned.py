@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from harness.errors import GeometryError, SettingsError
 from harness.landscape import Landscape
 from harness.pipeline import Experiment
-from harness.processes import launched_processes
-from harness.protocol import FineTuning, PromptFormat, Subset, TrainingOptions, cache_key
+from harness.processes import check_spreading, is_spread, launched_processes
+from harness.protocol import (
+    DRAW_SHARE,
+    FineTuning,
+    PromptFormat,
+    Subset,
+    TrainingOptions,
+    cache_key,
+    steps_an_epoch,
+)
 from harness.questions.mmlu import load_questions
 from harness.questions.prompts import ask, build_prompt
 from harness.questions.question import QuestionSet
@@ -53,7 +64,25 @@ class FineTuned:
 
     def check(self) -> None:
         """Raise a UserError now for what would fail later."""
-        assert self.questions and self.validation_questions
+        geometry = self.experiment.geometry
+        points = max(2 * geometry.id_k + 1, geometry.overlap_k + 1)
+        if geometry.draws:
+            points = math.ceil(points / DRAW_SHARE)
+        count = len(self.questions.questions)
+        if count < points:
+            raise GeometryError(
+                f"{self.experiment.dataset}: {count} training questions, but the landscapes of "
+                f"their checkpoints need {points}; train on more a subject"
+            )
+        batch, processes = self.settings.batch_size, launched_processes().count
+        steps = self.settings.most_steps or math.inf
+        smallest = batch if steps < steps_an_epoch(count, batch) else count % batch or batch
+        if min(smallest, len(self.validation_questions.questions)) < processes:
+            raise SettingsError(
+                f"a step has {smallest} questions for {processes} processes; launch fewer, or "
+                "give another --batch-size"
+            )
+        check_spreading()
 
     @cached_property
     def _key(self) -> str:
@@ -65,7 +94,10 @@ class FineTuned:
         )
 
     def forget_unfinished(self) -> None:
-        """Drop what a stopped training left, so that the next one begins anew."""
+        """Drop what a stopped training left, so that the next one begins anew.
+
+        Raises SettingsError while another run trains the same.
+        """
         self.experiment.store.forget_unfinished("adapters", self._key)
 
     @property
@@ -82,7 +114,11 @@ class FineTuned:
 
     def landscape(self) -> Landscape:
         """Return the landscape of the fine-tuned model on the analysed questions, without shots."""
-        return self.fine_tuned.landscape(ZERO_SHOT)
+        self.experiment.release()  # or there would be two models in memory, as below
+        worn = self.fine_tuned
+        found = worn.landscape(ZERO_SHOT)
+        worn.release()
+        return found
 
     def checkpoint_landscapes(self) -> dict[str, Landscape]:
         """Return the landscapes of the checkpoints on the training questions, by condition.
@@ -92,6 +128,7 @@ class FineTuned:
 
         Source: the paper, its overlap of checkpoints with the model before fine-tuning.
         """
+        self.experiment.release()
         start = replace(self.experiment, subset=self.training, most_shots=0)
         start.representations(ZERO_SHOT)
         start.release()
@@ -106,33 +143,43 @@ class FineTuned:
         return found
 
     def _train(self, folder: Path) -> None:
+        import torch
+
         from harness.finetuning import Exam, fine_tune
         from harness.finetuning.batches import as_examples
-        from harness.models import default_device, letter_tokens, load_model, load_tokenizer
+        from harness.models import (
+            default_device,
+            forget_models,
+            letter_tokens,
+            load_model,
+            load_tokenizer,
+            longest_prompt,
+        )
 
         experiment, settings = self.experiment, self.settings
-        experiment.release()  # or there would be two models in memory
+        experiment.release()
         tokenizer = load_tokenizer(
             experiment.tokenizer or experiment.model, experiment.fast_tokenizer
         )
         workers = experiment.budgets.workers
+        # FSDP spreads a model that may be too large for one GPU, so it must not go there whole.
+        device = torch.device("cpu") if is_spread() else default_device()
+        model = load_model(experiment.model, settings.precision, device, experiment.attention)
+        limit = settings.max_length or longest_prompt(model)
         learnt, asked = self.questions.questions, self.validation_questions.questions
         examples = as_examples(
             tokenizer,
             learnt,
             [ask(question) for question in learnt],  # without the header, as the paper does
-            settings.max_length,
+            limit,
             settings.weight_subjects,
             workers,
         )
         prompts = [build_prompt(question, (), ZERO_SHOT) for question in asked]
         exam = Exam(
-            as_examples(tokenizer, asked, prompts, settings.max_length, workers=workers),
+            as_examples(tokenizer, asked, prompts, limit, workers=workers),
             [question.subject for question in asked],
             letter_tokens(tokenizer),
-        )
-        model = load_model(
-            experiment.model, settings.precision, default_device(), experiment.attention
         )
         fine_tune(
             folder,
@@ -144,8 +191,11 @@ class FineTuned:
             self._origin(),
             f"{Path(experiment.model).name}: fine-tune",
         )
+        del model
+        forget_models()
 
-    def _origin(self) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
+        """Return what tells this training from another, as `training.json` has it."""
         questions = self.questions
         return {
             "model": self.experiment.fingerprint,
@@ -155,6 +205,12 @@ class FineTuned:
                 "fingerprint": questions.fingerprint,
                 **asdict(self.training),
             },
+            "FineTuning": json.loads(json.dumps(asdict(self.settings))),
+            "learnt": [question.digest for question in questions.questions],
+        }
+
+    def _origin(self) -> dict[str, Any]:
+        return self.record() | {
             "validated_on": {
                 "split": self.validation,
                 "questions": len(self.validation_questions.questions),

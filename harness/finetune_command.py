@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from harness.accuracy import Accuracy
 from harness.errors import SettingsError
 from harness.export import check_export
 from harness.fine_tuned import ZERO_SHOT, FineTuned, split_test
 from harness.pipeline import Experiment
 from harness.presets import PRESETS, choose_preset
-from harness.processes import launched_processes
+from harness.processes import is_spread, launched_processes
 from harness.protocol import Budgets, ExtractionSettings, FineTuning, Subset, TrainingOptions
 from harness.questions.mmlu import HUB_NAME
 from harness.store import Store
-from harness.training_record import RECORD
+from harness.training_record import RECORD, read_record
 
 
 # The second names are those of the paper's own script, where they differ. An option of the
@@ -44,7 +44,11 @@ from harness.training_record import RECORD
     type=click.IntRange(min=1),
     help="Train on so many questions a subject of test instead, which the analysis leaves out.",
 )
-@click.option("--samples-per-subject", type=int, help="Questions of the train split, at most.")
+@click.option(
+    "--samples-per-subject",
+    type=click.IntRange(min=1),
+    help="Questions of the train split, at most.",
+)
 @click.option("--mask-path", help="A .npy of rows of the train split: draw from these only.")
 @click.option("--validation", help="Split asked meanwhile [default: validation, or dev].")
 @click.option("--per-subject", type=int, help="Questions to test [default: the paper's].")
@@ -104,6 +108,7 @@ from harness.training_record import RECORD
 @click.option("--preprocessing-num-workers", type=int, help="Processes that tokenize.")
 @click.option("--logging-steps", type=click.IntRange(min=1), help="Lines in the log; no bar then.")
 @click.option("--measure-baselines", is_flag=True, help="Test the model before, too.")
+@click.option("--test/--no-test", default=True, show_default=True, help="Test the model after.")
 @click.option(
     "--resume/--no-resume",
     default=True,
@@ -128,49 +133,60 @@ def finetune(**options: Any) -> None:
     """Train a LoRA adapter to answer, test it, and print the folder of its checkpoints.
 
     The folder holds `final` and `step-000001` ..., PEFT adapters each, and training.json. Under
-    torchrun the processes share every step; `accelerate launch --use_fsdp` also shares the model
-    out.
+    torchrun the processes share every step; `accelerate launch --use_fsdp --fsdp_version 2` also
+    spreads the model over them, and does not test it.
     """
     out: Path | None = options["output_dir"]
     if out:
         out = out.resolve()
-        if not (out / RECORD).is_file():  # else it may be the copy that is asked for
-            check_export(out)
     if options["train_from_test"] and (options["samples_per_subject"] or options["mask_path"]):
         raise click.UsageError(
             "--train-from-test draws its questions; leave out --samples-per-subject and --mask-path"
         )
     if options["logging_steps"]:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    training = _fine_tuning(options)
+    training = fine_tuning(options)
     training.check()
+    if out:
+        _check_copy(out, training)
     if not options["resume"]:
         training.forget_unfinished()
     adapters = training.adapters
-    if options["measure_baselines"]:
-        _show("before", training.experiment.accuracy(ZERO_SHOT))
-        training.experiment.release()
-    tested = training.fine_tuned.accuracy(ZERO_SHOT)
+    if is_spread():
+        click.echo("not tested: the model is spread over processes; extract tests it", err=True)
+    else:
+        if options["measure_baselines"]:
+            _show("before", training.experiment)
+        if options["test"]:
+            _show("after", training.fine_tuned)
     if not launched_processes().is_main:
         return
-    _show("after", tested)
-    if out and (out / RECORD).is_file():
-        if (out / RECORD).read_bytes() != (adapters / RECORD).read_bytes():
-            raise SettingsError(f"{out}: holds another training; give a new folder")
-    elif out:
+    if out and not (out / RECORD).is_file():
         unfinished = out.with_name(f".{out.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was stopped
         shutil.copytree(adapters, unfinished)
-        if options["out_filename"]:
-            record = unfinished / RECORD
-            record.rename(record.with_name(f"training_{options['out_filename']}.json"))
         if out.exists():
             out.rmdir()
         unfinished.rename(out)
+    if out and options["out_filename"]:
+        shutil.copyfile(out / RECORD, out / f"training_{options['out_filename']}.json")
     click.echo(out or adapters)
 
 
-def _fine_tuning(options: dict[str, Any]) -> FineTuned:
+def _check_copy(out: Path, training: FineTuned) -> None:
+    """Raise SettingsError now if `out` cannot receive the training, or holds another one."""
+    if not (out / RECORD).is_file():
+        check_export(out)
+        if not out.parent.is_dir():
+            raise SettingsError(f"{out}: there is no folder {out.parent}; make it first")
+        return
+    kept = read_record(out)
+    if any(kept.get(name) != value for name, value in training.record().items()):
+        raise SettingsError(f"{out}: holds another training; give a new folder as --output-dir")
+
+
+def fine_tuning(options: Mapping[str, Any]) -> FineTuned:
+    """Return what the options of the command ask for. Raises UserError for bad values."""
     preset = choose_preset(options["preset"], options["model"])
     modules = options["target_modules"]
     given = {
@@ -189,6 +205,8 @@ def _fine_tuning(options: dict[str, Any]) -> FineTuned:
     if options["train_from_test"]:
         training, analysed = split_test(options["train_from_test"], analysed)
         validation = options["validation"] or "dev"
+    elif analysed.split in training.split.split("+"):
+        analysed = replace(analysed, without=training)
     experiment = Experiment(
         options["model"],
         options["dataset"],
@@ -220,5 +238,10 @@ def _fine_tuning(options: dict[str, Any]) -> FineTuned:
     )
 
 
-def _show(when: str, found: Accuracy) -> None:
-    click.echo(f"test accuracy {when}: micro {found.micro:.4f}, macro {found.macro:.4f}", err=True)
+def _show(when: str, experiment: Experiment) -> None:
+    found = experiment.accuracy(ZERO_SHOT)
+    experiment.release()
+    if launched_processes().is_main:
+        click.echo(
+            f"test accuracy {when}: micro {found.micro:.4f}, macro {found.macro:.4f}", err=True
+        )

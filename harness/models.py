@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import warnings
 from collections.abc import Sequence
@@ -90,6 +91,18 @@ def _with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
         if parameter.dtype != model.dtype and not parameter.is_meta:
             parameter.data = parameter.data.to(model.dtype)
     return adapted
+
+
+def longest_prompt(model: PreTrainedModel) -> int | None:
+    """Return the number of tokens that the model has positions for, or None if it does not say."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def forget_models() -> None:
+    """Free the memory of models that nothing refers to any more: hooks keep them in circles."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def parameter_count(name: str) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from harness.accuracy import Accuracy, accuracy
-from harness.errors import GeometryError
+from harness.errors import DatasetError, GeometryError
 from harness.landscape import CURVES, OVERLAP, Draw, Landscape
 from harness.processes import launched_processes
 from harness.protocol import (
@@ -28,7 +28,7 @@ from harness.questions.mmlu import load_questions
 from harness.questions.prompts import build_prompt
 from harness.questions.question import LETTERS, QuestionSet
 from harness.store import Store
-from harness.training_record import trained_on
+from harness.training_record import RECORD, learnt, trained_on
 
 # Raise one when the code behind it changes its results: what older code kept is then not found.
 EXTRACTION_VERSION = 3
@@ -95,6 +95,7 @@ class Experiment:
         check_name(self.model)
         if self.adapter:
             check_adapter(self.adapter)
+            self.check_unseen(self.adapter)
         needed = 2 * self.geometry.id_k + 1
         if self.geometry.draws:
             needed = math.ceil(needed / DRAW_SHARE)
@@ -102,6 +103,16 @@ class Experiment:
             raise GeometryError(
                 f"{self.dataset}: {len(self.questions.questions)} questions, but Gride at "
                 f"k={self.geometry.id_k} needs {needed}; raise --per-subject"
+            )
+
+    def check_unseen(self, adapter: Path) -> None:
+        """Raise DatasetError if a question that is analysed has trained `adapter`."""
+        seen = learnt(adapter) & {question.digest for question in self.questions.questions}
+        if seen:
+            raise DatasetError(
+                f"{adapter}: was trained on {len(seen)} of the {len(self.questions.questions)} "
+                f"questions to analyse ({adapter.parent / RECORD} tells which it was trained on); "
+                "give the same --train-from-test, or another --split"
             )
 
     def prompts(self, prompt: PromptFormat) -> list[str]:
@@ -173,7 +184,10 @@ class Experiment:
 
     def release(self) -> None:
         """Let the model go, which otherwise stays in memory for the next condition."""
-        self.__dict__.pop("_loaded", None)
+        from harness.models import forget_models
+
+        if self.__dict__.pop("_loaded", None):
+            forget_models()
 
     @cached_property
     def _loaded(self):  # type: ignore[no-untyped-def]

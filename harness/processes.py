@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
+from harness.errors import SettingsError
+
 T = TypeVar("T")
 
 
@@ -49,3 +51,21 @@ def launched_processes() -> Processes:
     # Where one process finds its part done already, it waits for the others: for hours, maybe.
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=7))
     return Processes(state.process_index, state.num_processes)
+
+
+def is_spread() -> bool:
+    """Return whether accelerate was told to spread the model over the processes (FSDP)."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+
+def check_spreading() -> None:
+    """Raise SettingsError for an FSDP that a training here does not go with."""
+    if not is_spread():
+        return
+    if os.environ.get("FSDP_VERSION", "1") != "2":
+        raise SettingsError("FSDP is of version 1; give accelerate --fsdp_version 2")
+    if os.environ.get("FSDP_ACTIVATION_CHECKPOINTING", "false").lower() == "true":
+        # It would draw other dropout masks when it computes activations again.
+        raise SettingsError(
+            "--fsdp_activation_checkpointing is set; use --activation-checkpointing of finetune"
+        )

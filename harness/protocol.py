@@ -105,7 +105,8 @@ class FineTuning:
         `lowest_rate` (a share of the peak).
     batch_size: questions a step. most_steps: of the training, if that is less than the epochs have.
     clip: largest norm of a step's gradient; None does not clip.
-    weight_subjects: every subject weighs the same, whatever its number of questions.
+    weight_subjects: every subject weighs the same, whatever its number of questions. (In the
+        paper's script, whose passes hold one question, the weights cancel out.)
     max_length: tokens; a longer prompt loses its beginning. None is the model's own limit.
     checkpoints: adapters kept on the way, at steps evenly spaced in their logarithm.
     seed: of the adapter's first weights, the order of the questions and dropout.
@@ -133,6 +134,11 @@ class FineTuning:
 
     def __post_init__(self) -> None:
         _check("precision", self.precision, Precision)
+        if self.precision == "float16":
+            # Small gradients would vanish in it; the paper's and every recent GPU has bfloat16.
+            raise SettingsError("precision is float16; fine-tune in bfloat16 or float32")
+        if self.seed < 0:
+            raise SettingsError(f"seed is {self.seed}; give 0 or more")
         for name in ("epochs", "rank", "batch_size", "most_steps", "max_length"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -195,6 +201,11 @@ class Budgets:
         for name, value in asdict(self).items():
             if value is not None and value < 1:
                 raise SettingsError(f"{name} is {value}; give 1 or more")
+
+
+def steps_an_epoch(count: int, batch_size: int) -> int:
+    """Return the number of batches that `count` examples make; the last may be smaller."""
+    return -(-count // batch_size)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from harness.errors import SettingsError
 from harness.processes import ALONE, Processes
@@ -72,8 +72,20 @@ class Store:
         return home / key
 
     def forget_unfinished(self, kind: str, key: str) -> None:
-        """Drop what an interrupted run left for the next one."""
-        shutil.rmtree(self._unfinished(kind, key), ignore_errors=True)
+        """Drop what an interrupted run left for the next one.
+
+        Raises SettingsError while another run makes the entry.
+        """
+        unfinished = self._unfinished(kind, key)
+        if not unfinished.exists():
+            return
+        try:
+            with FileLock(self.root / kind / f"{key}.lock", timeout=0):
+                shutil.rmtree(unfinished)
+        except Timeout as error:
+            raise SettingsError(
+                f"{unfinished}: another run is at work on it; wait for it, or stop it"
+            ) from error
 
     def _unfinished(self, kind: str, key: str) -> Path:
         return self.root / kind / f".{key}.unfinished"

@@ -34,6 +34,13 @@ def read_record(adapters: Path) -> dict[str, Any]:
     return record
 
 
+def learnt(adapter: Path) -> set[str]:
+    """Return the digests of the questions that trained `adapter`; none if it is not recorded."""
+    if not (adapter.parent / RECORD).is_file():
+        return set()
+    return set(read_record(adapter.parent).get("learnt", ()))
+
+
 def trained_on(adapter: Path) -> dict[str, Any] | str:
     """Return which data trained `adapter`, or `not recorded` for one of another origin."""
     if not (adapter.parent / RECORD).is_file():

@@ -65,6 +65,7 @@ def test_the_names_of_the_papers_script_mean_the_same(tmp_path: Path) -> None:
     settings = record["FineTuning"]
     assert settings["rank"] == 4 and settings["alpha"] == 8 and settings["dropout"] == 0.2
     assert settings["weight_subjects"] and settings["clip"] == 1 and settings["seed"] == 7
+    assert json.loads((folder / "training.json").read_text()) == record
     assert settings["warm_up"] == 0.1 and settings["max_length"] == 512
     drawn = load_questions(QUESTIONS, Subset("dev+validation", 3, rows=str(mask)), 0).questions
     assert record["trained_on"]["questions"] == len(drawn) < 48
@@ -87,6 +88,7 @@ def test_the_presets_are_the_papers_and_go_by_size() -> None:
 
 def start(store: Path, *launcher: str, dropout: str = "0.1") -> "subprocess.Popen[str]":
     command = [*launcher, "-m", "harness.cli", "finetune", *SMALL, "--lora-dropout", dropout]
+    command += ["--token-budget", "300", "--clip-grad-norm", "0.5"]  # several passes a step
     return subprocess.Popen(
         [sys.executable, *command, "--store", str(store), "--save-every", "2"],
         cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
@@ -157,6 +159,58 @@ def test_training_and_analysis_never_share_a_question(tmp_path: Path) -> None:
             continue
         stripped = {text.strip() for text, *_ in texts(one, dataset)}
         assert not stripped & {text.strip() for text, *_ in left}
+
+
+def test_an_adapter_is_not_analysed_on_what_trained_it(tmp_path: Path) -> None:
+    folder = run(tmp_path, "--output-dir", str(tmp_path / "out"), "--max-train-steps", "1")
+    common = ["--model", MODEL, "--mmlu", QUESTIONS, "--store", str(tmp_path / "store")]
+    common += ["--adapter", str(folder), "--checkpoint", "final", "--split"]
+    for split, refused in (("validation", True), ("test", False)):
+        extraction = ["extract", *common, split, "--per-subject", "40"]
+        if refused:
+            with pytest.raises(DatasetError, match="was trained on .* questions to analyse"):
+                CliRunner().invoke(commands, extraction, catch_exceptions=False)
+        else:
+            assert CliRunner().invoke(commands, extraction, catch_exceptions=False).exit_code == 0
+    tested = run(tmp_path, "--train-split", "test", "--max-train-steps", "1")
+    assert len(json.loads((tested / "training.json").read_text())["learnt"]) == 48
+
+
+def test_an_output_folder_of_another_training_is_refused_before_training(tmp_path: Path) -> None:
+    quick = ["--max-train-steps", "1", "--no-test", "--output-dir", str(tmp_path / "out")]
+    assert run(tmp_path, *quick) == run(tmp_path, *quick)
+    before = list((tmp_path / "store" / "adapters").iterdir())
+    with pytest.raises(UserError, match="holds another training"):
+        run(tmp_path, *quick, "--seed", "1")
+    assert list((tmp_path / "store" / "adapters").iterdir()) == before
+
+
+def test_what_another_run_is_at_work_on_is_not_dropped(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def drop(folder: Path) -> None:
+        (folder / "state").touch()
+        with pytest.raises(UserError, match="another run is at work"):
+            Store(tmp_path).forget_unfinished("kind", "key")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.find_or_make("kind", "key", drop)
+    assert (tmp_path / "kind" / ".key.unfinished" / "state").exists()
+    store.forget_unfinished("kind", "key")
+    assert not (tmp_path / "kind" / ".key.unfinished").exists()
+
+
+def test_an_fsdp_that_does_not_fit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(UserError, match="--fsdp_version 2"):
+        run(tmp_path)
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    monkeypatch.setenv("FSDP_ACTIVATION_CHECKPOINTING", "true")
+    with pytest.raises(UserError, match="use --activation-checkpointing"):
+        run(tmp_path)
 
 
 def test_the_landscape_of_the_fine_tuned_model_is_of_other_questions_than_it_learnt(

@@ -197,6 +197,8 @@ def test_resumed_from_any_step_the_adapter_is_the_same(
         other = tmp_path / "stopped" / file.relative_to(tmp_path / "undisturbed")
         assert other.read_bytes() == file.read_bytes()
     assert not list((tmp_path / "stopped").glob("*state*"))
+    again = train(tmp_path / "stopped", settings, examples)  # stopped when all was done
+    assert again.loss == undisturbed.loss and len(taken) < 12 + 3
 
 
 def test_the_checkpoints_are_peft_adapters(tmp_path: Path) -> None:
@@ -315,6 +317,34 @@ def test_fused_layers_compute_what_pefts_do() -> None:
     assert error < 1.5 * peft_error and peft_error < 0.1 * whole
 
 
+def test_the_fused_gradients_are_those_of_the_formula_with_the_same_mask() -> None:
+    layer = torch.nn.Sequential(torch.nn.Linear(48, 40)).to(torch.bfloat16)
+    config = LoraConfig(r=8, lora_alpha=12, lora_dropout=0.5, target_modules=["0"])
+    adapted = get_peft_model(layer, config).train()
+    fuse_lora(adapted)
+    down, up = (p for name, p in adapted.named_parameters() if "lora" in name)
+    torch.manual_seed(4)
+    for parameter in (down, up):
+        torch.nn.init.normal_(parameter, std=0.3)
+    states = torch.randn(3, 20, 48).to(torch.bfloat16).requires_grad_()
+    torch.manual_seed(5)
+    output = adapted(states)
+    weighing = torch.randn_like(output)
+    (output * weighing).sum().backward()
+
+    torch.manual_seed(5)
+    kept = (draw_mask(torch.Size((60, 48)), 0.5) != 0).view(3, 20, 48).double()
+    exact = [one.detach().double().requires_grad_() for one in (states, down, up)]
+    base = adapted.get_base_model()[0].base_layer
+    wanted = exact[0] @ base.weight.detach().double().T + base.bias.detach().double()
+    wanted = wanted + 12 / 8 * (exact[0] * kept / (1 - 0.5)) @ exact[1].T @ exact[2].T
+    (wanted * weighing.double()).sum().backward()
+    torch.testing.assert_close(output.double(), wanted, rtol=0.03, atol=0.1)
+    for found, truth in zip((states, down, up), exact, strict=True):
+        difference = (found.grad.double() - truth.grad).norm() / truth.grad.norm()
+        assert difference < 0.01  # bfloat16's; without the mask or the factor it is 0.3 or more
+
+
 def test_masks_drop_what_they_should_and_dropout_is_unbiased() -> None:
     torch.manual_seed(3)
     mask = draw_mask(torch.Size((1000, 333)), 0.1)
@@ -387,7 +417,14 @@ def test_checkpoints_are_spaced_in_their_logarithm() -> None:
 
 
 def test_settings_that_make_no_sense_are_refused(tmp_path: Path) -> None:
-    for bad in ({"epochs": 0}, {"dropout": 1.0}, {"learning_rate": 0.0}, {"precision": "int8"}):
+    for bad in (
+        {"epochs": 0},
+        {"dropout": 1.0},
+        {"learning_rate": 0.0},
+        {"precision": "int8"},
+        {"precision": "float16"},
+        {"seed": -1},
+    ):
         with pytest.raises(SettingsError, match=next(iter(bad))):
             FineTuning(**bad)  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="save_every is 0"):

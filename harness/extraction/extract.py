@@ -22,7 +22,7 @@ from harness.extraction.packed_weights import packed_weights
 from harness.extraction.prefix_tree import LEAST_SAVING, Node, build_tree, walk
 from harness.extraction.shards import Representations, plan_shards, shard_file
 from harness.memory import keep_freed_memory
-from harness.models import Tokenizer, letter_tokens, tokenize
+from harness.models import Tokenizer, letter_tokens, longest_prompt, tokenize
 from harness.processes import ALONE, Processes
 from harness.protocol import Budgets, ExtractionSettings
 
@@ -115,9 +115,7 @@ def _prepared(
     budgets: Budgets,
     share: bool,
 ) -> Iterator[tuple[_Work, list[list[int]]]]:
-    limit = settings.max_length or getattr(
-        model.config.get_text_config(), "max_position_embeddings", None
-    )
+    limit = settings.max_length or longest_prompt(model)
     tokens = [
         ids[-limit:] if limit else ids for ids in tokenize(tokenizer, prompts, budgets.workers)
     ]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.models import Tokenizer, letter_tokens, tokenize
+from harness.protocol import steps_an_epoch
 from harness.questions.question import Question
 
 
@@ -48,11 +49,6 @@ def as_examples(
         )
         for ids, question in zip(tokenize(tokenizer, prompts, workers), questions, strict=True)
     ]
-
-
-def steps_an_epoch(count: int, batch_size: int) -> int:
-    """Return the number of batches that `count` examples make; the last may be smaller."""
-    return -(-count // batch_size)
 
 
 def batch_rows(step: int, count: int, batch_size: int, seed: int) -> list[int]:

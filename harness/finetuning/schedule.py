@@ -13,7 +13,8 @@ def learning_rate_factor(step: int, steps: int, warm_up: float, lowest: float) -
     It rises in a line over the first `warm_up` (a share of the steps) from `lowest`, and falls to
     `lowest` as half a cosine.
 
-    Source: `get_scheduler` of the paper's repository (utils/optimizer_utils.py).
+    Source: `get_scheduler` of the paper's repository (utils/optimizer_utils.py; a later version, in
+    src/, warms up over three steps at most).
     """
     rising = int(warm_up * steps)
     if step < rising:

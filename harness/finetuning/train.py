@@ -22,7 +22,6 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from harness.accuracy import accuracy
-from harness.errors import SettingsError
 from harness.finetuning.answer_model import AnswerModel, pad, save_adapter, with_lora
 from harness.finetuning.batches import Example, batch_rows, passes, steps_an_epoch
 from harness.finetuning.fused_lora import fuse_lora
@@ -37,12 +36,12 @@ from harness.finetuning.training_state import (
 from harness.memory import keep_freed_memory
 from harness.protocol import FineTuning, TrainingOptions
 from harness.store import write_whole
-from harness.training_record import FINAL, RECORD, checkpoint_name
+from harness.training_record import FINAL, RECORD, checkpoint_name, read_record
 
 logger = logging.getLogger(__name__)
 
 # Tokens a pass, by device: on a CPU little more than what keeps its matrix units busy.
-PASS_TOKENS = {"cpu": 512, "cuda": 8192}
+PASS_TOKENS = {"cpu": 512, "cuda": 4096}
 
 
 @dataclass(frozen=True)
@@ -96,9 +95,12 @@ def fine_tune(
     `accelerate launch` the processes share each step's examples, and FSDP the model, if accelerate
     is told so. Random numbers of a pass depend on the seed, its step and its place in it alone.
 
-    Raises SettingsError if a step has fewer examples than there are processes.
+    A step, and the validation, must have as many examples as there are processes.
+
     Source: the paper, appendix; `finetune.py` of its repository.
     """
+    if (folder / FINAL).is_dir() and (folder / RECORD).is_file():
+        return Progress.from_json(read_record(folder))  # stopped when all was done
     training = _Training(folder, model, examples, settings, options, validation, description)
     return training.run(origin or {})
 
@@ -118,14 +120,16 @@ class _Training:
     ) -> None:
         self.folder, self.examples, self.settings = folder, examples, settings
         self.options, self.validation, self.description = options, validation, description
-        self.accelerator = Accelerator(cpu=model.device.type == "cpu")
-        if model.device.type == "cpu":
+        self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        on_cpu = self.accelerator.device.type == "cpu"
+        if on_cpu:
             keep_freed_memory()
         self.mixed = model.dtype == torch.bfloat16
         if options.activation_checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
         self.adapted = with_lora(model, settings)
-        fuse_lora(self.adapted)
+        if on_cpu:
+            fuse_lora(self.adapted)
         answering: nn.Module = AnswerModel(self.adapted.get_base_model())
         optimizer = torch.optim.AdamW(
             [one for one in answering.parameters() if one.requires_grad],
@@ -139,12 +143,6 @@ class _Training:
         device = self.accelerator.device.type
         self.pass_tokens = options.tokens or PASS_TOKENS.get(device, PASS_TOKENS["cpu"])
         self.processes = self.accelerator.num_processes
-        smallest = len(examples) % settings.batch_size or settings.batch_size
-        if smallest < self.processes:
-            raise SettingsError(
-                f"a step has {smallest} questions for {self.processes} processes; "
-                "launch fewer processes or give a larger --batch-size"
-            )
 
     def run(self, origin: Mapping[str, Any]) -> Progress:
         """Train from where the folder's newest state is."""
@@ -152,7 +150,7 @@ class _Training:
             progress = self._train()
         self._save_adapter(FINAL)
         if self.accelerator.is_main_process:
-            record = dict(origin) | {"FineTuning": asdict(self.settings)} | asdict(progress)
+            record = {"FineTuning": asdict(self.settings)} | dict(origin) | asdict(progress)
             write_whole(self.folder / RECORD, json.dumps(record, indent=1) + "\n")
             save_state(self.folder, None)
         self.accelerator.wait_for_everyone()

@@ -42,9 +42,8 @@ def load_questions(source: str, subset: Subset, shots: int) -> QuestionSet:
     dev = _read(source, "dev") if shots else []
     pool = _rows(source, subset, everything)
     if subset.without:
-        taken = {_text(one) for one in load_questions(source, subset.without, 0).questions}
-        # By their text, not by row: a dataset may hold the same question twice.
-        pool = np.array([row for row in pool if _text(everything[row]) not in taken], dtype=int)
+        taken = {one.digest for one in load_questions(source, subset.without, 0).questions}
+        pool = np.array([row for row in pool if everything[row].digest not in taken], dtype=int)
     questions = [everything[index] for index in _drawn(everything, pool, subset)]
     if not questions:
         raise DatasetError(
@@ -167,10 +166,6 @@ def _fingerprint(questions: Sequence[Question], shots: dict[str, list[Question]]
         fields = [question.text, question.choices, question.answer, question.subject, question.row]
         digest.update(json.dumps(fields).encode())
     return digest.hexdigest()
-
-
-def _text(question: Question) -> tuple[str, ...]:
-    return (question.text.strip(), *(choice.strip() for choice in question.choices))
 
 
 def _looks_local(source: str) -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 LETTERS = ("A", "B", "C", "D")
 
@@ -26,6 +29,15 @@ class Question:
     def letter(self) -> str:
         """The letter of the right answer."""
         return LETTERS[self.answer]
+
+    @cached_property
+    def digest(self) -> str:
+        """What tells questions apart by what they ask, wherever they stand: 16 hex digits.
+
+        A dataset may hold the same question twice, so rows do not tell.
+        """
+        asked = [self.text.strip(), *(choice.strip() for choice in self.choices)]
+        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

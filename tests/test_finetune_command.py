@@ -168,7 +168,7 @@ def test_an_adapter_is_not_analysed_on_what_trained_it(tmp_path: Path) -> None:
     for split, refused in (("validation", True), ("test", False)):
         extraction = ["extract", *common, split, "--per-subject", "40"]
         if refused:
-            with pytest.raises(DatasetError, match="was trained on .* questions to analyse"):
+            with pytest.raises(DatasetError, match="to analyse"):
                 CliRunner().invoke(commands, extraction, catch_exceptions=False)
         else:
             assert CliRunner().invoke(commands, extraction, catch_exceptions=False).exit_code == 0

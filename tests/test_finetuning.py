@@ -26,11 +26,11 @@ from harness.accuracy import accuracy
 from harness.errors import ModelError, SettingsError
 from harness.finetuning import Exam, Progress, fine_tune
 from harness.finetuning.answer_model import AnswerModel, pad, with_lora
-from harness.finetuning.batches import Example, as_examples, batch_rows, passes, steps_an_epoch
+from harness.finetuning.batches import Example, as_examples, batch_rows, passes
 from harness.finetuning.fused_lora import draw_mask, fuse_lora
 from harness.finetuning.schedule import checkpoint_steps, even_steps, learning_rate_factor
 from harness.models import letter_tokens, load_model, load_tokenizer
-from harness.protocol import FineTuning, Subset, TrainingOptions
+from harness.protocol import FineTuning, Subset, TrainingOptions, steps_an_epoch
 from harness.questions.mmlu import load_questions
 from harness.questions.prompts import ask
 from harness.questions.question import Question

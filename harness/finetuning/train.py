@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 
 from harness.accuracy import accuracy
 from harness.finetuning.answer_model import AnswerModel, pad, save_adapter, with_lora
-from harness.finetuning.batches import Example, batch_rows, passes, steps_an_epoch
+from harness.finetuning.batches import Example, batch_rows, passes
 from harness.finetuning.fused_lora import fuse_lora
 from harness.finetuning.schedule import checkpoint_steps, even_steps, learning_rate_factor
 from harness.finetuning.training_state import (
@@ -34,7 +34,7 @@ from harness.finetuning.training_state import (
     tensors_of,
 )
 from harness.memory import keep_freed_memory
-from harness.protocol import FineTuning, TrainingOptions
+from harness.protocol import FineTuning, TrainingOptions, steps_an_epoch
 from harness.store import write_whole
 from harness.training_record import FINAL, RECORD, checkpoint_name, read_record
 

@@ -25,12 +25,19 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
         (["--model", "./nowhere"], "./nowhere: no such model folder"),
         (["--model", MODEL, "--mmlu", "./nowhere"], "./nowhere: no such dataset folder"),
         (["--model", MODEL, "--mmlu", QUESTIONS, "--shots", "9"], "9 shots asked for"),
-        (["--model", MODEL, "--mmlu", QUESTIONS, "--per-subject", "2"], "Gride at k=16 needs 33"),
+        (["--model", MODEL, "--mmlu", QUESTIONS, "--per-subject", "2"], "Gride at k=16 needs 42"),
         (["--site", "norm3"], "unknown site 'norm3'; choose one of norm1"),
         (["--claim", "no-such"], "unknown claim 'no-such'; choose from answers-late"),
         (["--shots", "0,x"], "--shots is '0,x'"),
         (["--published", "./nowhere.json"], "nowhere.json: cannot be read"),
         (["--published", "LICENSE"], "LICENSE: not a file of published curves"),
+        (["--recorded", "./nowhere.json"], "nowhere.json: cannot be read"),
+        (["--recorded", "LICENSE"], "LICENSE: is not JSON"),
+        (["--recorded", "reports/published-curves.json"], "has no list 'landscapes'"),
+        (["--record", "nowhere/record.json"], "nowhere/record.json: there is no such folder"),
+        (["--epochs", "2"], "--preset, --epochs and --train-from-test need --fine-tune"),
+        (["--fine-tune", "--epochs", "0"], "--epochs is 0; give 1 or more"),
+        (["--fine-tune", "--preset", "9b", "--model", MODEL], "unknown preset '9b'"),
     ],
 )
 def test_bad_input_is_one_sentence_and_status_2(
@@ -65,6 +72,30 @@ def test_published_curves_are_judged_and_reported(tmp_path: Path) -> None:
     report = (tmp_path / "out" / "report.html").read_text()
     assert "&lt;b&gt;changed" in report and "<b>changed" not in report
     assert "<script src" not in report and "http" not in report.replace("http://www.w3.org", "")
+
+
+def test_a_record_is_judged_as_what_was_measured(tmp_path: Path) -> None:
+    record = tmp_path / "record.json"
+    common = ["pytest", "claims", "--store", str(tmp_path / "store")]
+    toy = ["--model", MODEL, "--mmlu", QUESTIONS, "--per-subject", "5", "--shots", "0,1"]
+    first = run(*common, *toy, "--out", str(tmp_path / "first"), "--record", str(record))
+    assert record.is_file(), first.stdout + first.stderr
+    second = run(*common, "--recorded", str(record), "--out", str(tmp_path / "second"))
+    assert second.returncode == first.returncode, second.stdout + second.stderr
+    verdicts = [
+        [
+            {key: value for key, value in one.items() if key != "seconds"}
+            for one in json.loads((tmp_path / name / "results.json").read_text())["claims"]
+        ]
+        for name in ("first", "second")
+    ]
+    assert verdicts[0] == verdicts[1] and len(verdicts[0]) > 5
+    assert all(len(one["interval"]) == 2 for one in verdicts[0])
+    table = json.loads(record.read_text())
+    table["landscapes"][1]["curves"]["ari_answers"].pop()
+    record.write_text(json.dumps(table))
+    broken = run(*common, "--recorded", str(record))
+    assert broken.returncode == 2 and "curve 'ari_answers' has 7 values" in broken.stdout
 
 
 def test_measure_writes_a_landscape_and_refuses_an_unknown_site(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ class _Training:
             keep_freed_memory()
         self.mixed = model.dtype == torch.bfloat16
         if options.activation_checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": False})
+            model.gradient_checkpointing_enable({"use_reentrant": False})
         self.adapted = with_lora(model, settings)
         if on_cpu:
             fuse_lora(self.adapted)

@@ -40,7 +40,7 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> float:
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()
-    return float(loss)
+    return loss.item()
 
 
 def test_a_state_is_read_as_it_was_written_and_replaces_the_older(tmp_path: Path) -> None:

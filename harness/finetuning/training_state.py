@@ -81,7 +81,8 @@ def put_back(
         whole = by_name[name]
         parameter.data.copy_(_like(whole.pop("weight"), parameter))
         optimizer_state[parameter] = {
-            key: one if one.dim() == 0 else _like(one, parameter) for key, one in whole.items()
+            key: one.clone() if one.dim() == 0 else _like(one, parameter)
+            for key, one in whole.items()
         }
 
 

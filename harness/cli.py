@@ -16,7 +16,7 @@ from click.core import ParameterSource
 
 from harness.errors import SettingsError, UserError
 from harness.fine_tuned import split_test
-from harness.finetune_command import fine_tuning, finetune
+from harness.finetune_command import DATASET_OPTION, fine_tuning, finetune
 from harness.pipeline import Experiment
 from harness.processes import launched_processes
 from harness.protocol import (
@@ -27,7 +27,6 @@ from harness.protocol import (
     Subset,
     parse_shots,
 )
-from harness.questions.mmlu import HUB_NAME
 from harness.store import Store, write_whole
 
 
@@ -44,15 +43,7 @@ EXPERIMENT_OPTIONS = (
     click.option("--adapter", "--finetuned-path", type=Path, help="Folder of a PEFT adapter."),
     click.option("--checkpoint", help="Of the adapter: the name of a folder in its folder."),
     click.option("--condition", help="The landscape's [default: its shots, such as 0-shot]."),
-    click.option(
-        "--mmlu",
-        "--dataset-path",
-        "--dataset-name",
-        "dataset",
-        default=HUB_NAME,
-        show_default=True,
-        help="Dataset folder with MMLU's layout, or hub name.",
-    ),
+    DATASET_OPTION,
     click.option("--split", default="test", show_default=True, help="Or: dev+validation."),
     click.option("--per-subject", type=int, help="Questions a subject [default: the paper's]."),
     click.option(

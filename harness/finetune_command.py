@@ -22,14 +22,7 @@ from harness.questions.mmlu import HUB_NAME
 from harness.store import Store
 from harness.training_record import RECORD, read_record
 
-
-# The second names are those of the paper's own script, where they differ. An option of the
-# protocol that is not given is the preset's.
-@click.command()
-@click.option("--model", "--model-name-or-path", required=True, help="Model folder or hub name.")
-@click.option("--tokenizer", "--tokenizer-name", help="Of another folder or hub name.")
-@click.option("--use-slow-tokenizer", is_flag=True, help="Not the Rust one, if there are both.")
-@click.option(
+DATASET_OPTION = click.option(
     "--mmlu",
     "--dataset-path",
     "--dataset-name",
@@ -38,6 +31,15 @@ from harness.training_record import RECORD, read_record
     show_default=True,
     help="Dataset folder with MMLU's layout, or hub name.",
 )
+
+
+# The second names are those of the paper's own script, where they differ. An option of the
+# protocol that is not given is the preset's.
+@click.command()
+@click.option("--model", "--model-name-or-path", required=True, help="Model folder or hub name.")
+@click.option("--tokenizer", "--tokenizer-name", help="Of another folder or hub name.")
+@click.option("--use-slow-tokenizer", is_flag=True, help="Not the Rust one, if there are both.")
+@DATASET_OPTION
 @click.option("--train-split", default="dev+validation", show_default=True)
 @click.option(
     "--train-from-test",

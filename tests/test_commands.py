@@ -27,7 +27,7 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
         (["--model", MODEL, "--mmlu", QUESTIONS, "--shots", "9"], "9 shots asked for"),
         (["--model", MODEL, "--mmlu", QUESTIONS, "--per-subject", "2"], "Gride at k=16 needs 42"),
         (["--site", "norm3"], "unknown site 'norm3'; choose one of norm1"),
-        (["--claim", "no-such"], "unknown claim 'no-such'; choose from answers-late"),
+        (["--claim", "no-such"], "unknown claim 'no-such'; choose from answers-few-shot"),
         (["--shots", "0,x"], "--shots is '0,x'"),
         (["--published", "./nowhere.json"], "nowhere.json: cannot be read"),
         (["--published", "LICENSE"], "LICENSE: not a file of published curves"),
@@ -54,8 +54,9 @@ def test_bad_input_is_one_sentence_and_status_2(
 def test_published_curves_are_judged_and_reported(tmp_path: Path) -> None:
     curves = json.loads((ROOT / "reports" / "published-curves.json").read_text())
     model = curves["models"]["mistral-7b"]
-    # Answers as modes from the first layer on: the opposite of what answers-late says.
-    model["ari_answers"]["0-shot"] = [0.5] * len(model["layer"])
+    # Answers as modes of the first half: the opposite of what answers-late says.
+    late = model["ari_answers"]["0-shot"][16:]
+    model["ari_answers"]["0-shot"] = [0.5] * 16 + late
     model["note"] = "<script>alert(1)</script>"
     file = tmp_path / "curves.json"
     file.write_text(json.dumps({"models": {"<b>changed</b>": model}}))

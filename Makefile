@@ -12,13 +12,10 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 claims: $(INSTALLED)
 	$(BIN)/pytest claims
 
-# The tests of SLURM have a process of their own: after those of `landscape finetune` their output
-# streams were found closed, and why is not known yet.
 test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest tests --ignore tests/test_slurm.py
-	$(BIN)/pytest tests/test_slurm.py
+	$(BIN)/pytest tests
 	$(BIN)/pytest claims
 
 lint: $(INSTALLED)

@@ -111,7 +111,7 @@ def choose_cluster(wanted: str) -> str:
     Raises SettingsError where submitit or SLURM is not installed.
     """
     try:
-        import submitit  # noqa: F401
+        _import_submitit()
     except ImportError as error:
         raise SettingsError("jobs need submitit: pip install submitit") from error
     slurm = shutil.which("sbatch") and shutil.which("srun")
@@ -122,6 +122,22 @@ def choose_cluster(wanted: str) -> str:
     if wanted == "auto":
         return "slurm" if slurm else "local"
     return wanted
+
+
+def _import_submitit() -> None:
+    """Import submitit without its settings of logging.
+
+    They would close the handlers of all other libraries, and absl's then closes the stream that it
+    was made for: standard error, where that has been another file meanwhile.
+    """
+    kept = os.environ.get("SUBMITIT_LOG_LEVEL")
+    os.environ["SUBMITIT_LOG_LEVEL"] = "NOCONFIG"
+    try:
+        import submitit  # noqa: F401
+    finally:
+        del os.environ["SUBMITIT_LOG_LEVEL"]
+        if kept is not None:
+            os.environ["SUBMITIT_LOG_LEVEL"] = kept
 
 
 def parse_minutes(text: str) -> int:
@@ -169,6 +185,7 @@ def submit_to_slurm(jobs: Sequence[Job], resources: Resources, logs: Path) -> di
     A job starts when all that it needs ended well, and is cancelled when one of them failed. If
     SLURM refuses one, those that are queued already are cancelled. Raises SettingsError then.
     """
+    _import_submitit()
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
@@ -263,6 +280,7 @@ def run_here(
 
 
 def _start(job: Job, cluster: str, logs: Path) -> submitit.Job[None]:
+    _import_submitit()
     import submitit
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

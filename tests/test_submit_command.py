@@ -97,7 +97,7 @@ def test_a_dry_run_prints_a_script(tmp_path: Path) -> None:
         (["--shots", "0,x"], "--shots is '0,x'"),
         (["--shots", "9"], "9 shots asked for"),
         (["--site", "norm3"], "unknown site 'norm3'"),
-        (["--per-subject", "2"], "Gride at k=16 needs 33"),
+        (["--per-subject", "2"], "Gride at k=16 needs 42"),
         (["--time", "soon"], "--time is 'soon'; give minutes, such as 90, or 1:30:00"),
         (["--memory", "0"], "'--memory': 0.0 is not in the range"),
         (["--slurm", "account"], "--slurm is 'account'; give KEY=VALUE"),

@@ -64,6 +64,20 @@ class FineTuned:
 
     def check(self) -> None:
         """Raise a UserError now for what would fail later."""
+        count = len(self.questions.questions)
+        batch, processes = self.settings.batch_size, launched_processes().count
+        steps = self.settings.most_steps or math.inf
+        smallest = batch if steps < steps_an_epoch(count, batch) else count % batch or batch
+        if min(smallest, len(self.validation_questions.questions)) < processes:
+            raise SettingsError(
+                f"a step has {smallest} questions for {processes} processes; launch fewer, or "
+                "give another --batch-size"
+            )
+        check_spreading()
+
+    def check_landscapes(self) -> None:
+        """Raise a UserError as `check` does, and where the checkpoints could not be measured."""
+        self.check()
         geometry = self.experiment.geometry
         points = max(2 * geometry.id_k + 1, geometry.overlap_k + 1)
         if geometry.draws:
@@ -74,15 +88,6 @@ class FineTuned:
                 f"{self.experiment.dataset}: {count} training questions, but the landscapes of "
                 f"their checkpoints need {points}; train on more a subject"
             )
-        batch, processes = self.settings.batch_size, launched_processes().count
-        steps = self.settings.most_steps or math.inf
-        smallest = batch if steps < steps_an_epoch(count, batch) else count % batch or batch
-        if min(smallest, len(self.validation_questions.questions)) < processes:
-            raise SettingsError(
-                f"a step has {smallest} questions for {processes} processes; launch fewer, or "
-                "give another --batch-size"
-            )
-        check_spreading()
 
     @cached_property
     def _key(self) -> str:

@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch.nn import functional as F
 from transformers import (
@@ -23,14 +21,13 @@ from transformers import (
 
 from fixtures.cases import TOY
 from harness.accuracy import accuracy
-from harness.errors import ModelError, SettingsError
+from harness.errors import ModelError
 from harness.finetuning import Exam, Progress, fine_tune
 from harness.finetuning.answer_model import AnswerModel, pad, with_lora
-from harness.finetuning.batches import Example, as_examples, batch_rows, passes
+from harness.finetuning.batches import Example, as_examples
 from harness.finetuning.fused_lora import draw_mask, fuse_lora
-from harness.finetuning.schedule import checkpoint_steps, even_steps, learning_rate_factor
 from harness.models import letter_tokens, load_model, load_tokenizer
-from harness.protocol import FineTuning, Subset, TrainingOptions, steps_an_epoch
+from harness.protocol import FineTuning, Subset, TrainingOptions
 from harness.questions.mmlu import load_questions
 from harness.questions.prompts import ask
 from harness.questions.question import Question
@@ -367,65 +364,3 @@ def test_masks_drop_what_they_should_and_dropout_is_unbiased() -> None:
     # x + 2x or x + 0 against x + x: the mean is kept, each value changes by one.
     assert dropped.mean() == pytest.approx(0, abs=0.02)
     assert dropped.abs().mean() == pytest.approx(1, abs=0.02)
-
-
-# --- batches and schedule -----------------------------------------------------------------------
-
-
-@given(
-    st.lists(st.integers(1, 40), min_size=4, max_size=40),
-    st.integers(1, 100), st.integers(1, 9), st.integers(1, 4),
-)  # fmt: skip
-def test_every_example_is_in_one_pass_of_the_size_asked_for(
-    lengths: list[int], budget: int, most: int, multiple: int
-) -> None:
-    groups = passes(lengths, budget, most, multiple)
-    assert sorted(row for rows in groups for row in rows) == list(range(len(lengths)))
-    assert len(groups) % multiple == 0 and all(groups)
-    over = [
-        rows
-        for rows in groups
-        if len(rows) > most
-        or (len(rows) > 1 and max(lengths[row] for row in rows) * len(rows) > budget)
-    ]
-    assert len(over) < multiple  # none for one process
-
-
-def test_an_epoch_takes_every_example_once_in_an_order_of_its_own() -> None:
-    epochs = [
-        [row for step in range(4 * epoch, 4 * epoch + 4) for row in batch_rows(step, 50, 16, 1)]
-        for epoch in range(2)
-    ]
-    assert steps_an_epoch(50, 16) == 4
-    assert [sorted(epoch) for epoch in epochs] == [list(range(50))] * 2
-    assert epochs[0] != epochs[1] and epochs[0] != list(range(50))
-
-
-def test_the_learning_rate_by_hand() -> None:
-    rates = [learning_rate_factor(step, 100, 0.1, 0.01) for step in (0, 5, 10, 55, 99)]
-    middle = 0.01 + 0.99 / 2
-    end = 0.01 + 0.99 / 2 * (1 + math.cos(math.pi * 89 / 90))
-    assert rates == pytest.approx([0.01, 0.505, 1.0, middle, end])
-    assert learning_rate_factor(0, 3, 0.0, 0.01) == 1.0
-
-
-def test_checkpoints_are_spaced_in_their_logarithm() -> None:
-    assert checkpoint_steps(1024, 10) == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
-    assert checkpoint_steps(3, 10) == [1, 2]
-    assert checkpoint_steps(100, 0) == []
-    assert even_steps(100, 4) == [25, 50, 75, 100] and even_steps(2, 4) == [1, 2]
-
-
-def test_settings_that_make_no_sense_are_refused(tmp_path: Path) -> None:
-    for bad in (
-        {"epochs": 0},
-        {"dropout": 1.0},
-        {"learning_rate": 0.0},
-        {"precision": "int8"},
-        {"precision": "float16"},
-        {"seed": -1},
-    ):
-        with pytest.raises(SettingsError, match=next(iter(bad))):
-            FineTuning(**bad)  # type: ignore[arg-type]
-    with pytest.raises(SettingsError, match="save_every is 0"):
-        TrainingOptions(save_every=0)

@@ -5,7 +5,7 @@ Depths are relative, as in `test_two_phases`: early is up to 0.4, late is from 0
 
 import pytest
 
-from fixtures.plugin import ConditionSet, Judge
+from fixtures.conditions import ConditionSet, Judge
 
 EARLY, LATE = (0.0, 0.4), (0.6, 1.0)
 # Above this the paper sees few-shot landscapes come close to fine-tuned ones.

@@ -2,10 +2,12 @@
 
 import pytest
 
-from fixtures.plugin import ConditionSet, Judge
-from harness.landscape import OVERLAP, Landscape
+from fixtures.conditions import ConditionSet, Judge, known_accuracy
+from harness.landscape import OVERLAP
 
 CHANCE = 0.25
+HIGH_ACCURACY = 0.75
+LATE = (0.5, 0.97)  # the paper's layers 40 to 77 of 80
 
 
 @pytest.mark.claim("fine-tuning-is-late")
@@ -45,8 +47,24 @@ def test_shots_and_fine_tuning_answer_equally_well(landscapes: ConditionSet, jud
     )
 
 
-def known_accuracy(landscape: Landscape) -> float:
-    """Return the accuracy; a claim about one that is not known is skipped."""
-    if landscape.accuracy is None:
-        pytest.skip(f"the accuracy of {landscape.model} is not known")
-    return landscape.accuracy
+@pytest.mark.claim("converge-large")
+def test_in_accurate_models_shots_group_by_answer_too(
+    landscapes: ConditionSet, judge: Judge
+) -> None:
+    """In accurate models the late layers with shots are near to the fine-tuned ones."""
+    tuned = landscapes.fine_tuned
+    if known_accuracy(tuned) <= HIGH_ACCURACY:
+        pytest.skip(f"is about models above 75 %; this one has {tuned.accuracy:.2f}")
+
+    def share(of: ConditionSet) -> float:
+        few, tuned = (one.curve("ari_answers") for one in (of.most_shots, of.fine_tuned))
+        return few.between(*LATE).median / tuned.between(*LATE).median
+
+    # 0.7: the paper's 0.35 to 0.40 with shots, of 0.45 fine-tuned (Llama-3-70b), is 0.78 or more.
+    # In the models below 75 % the authors' own curves have 0.4 or less.
+    judge(
+        share,
+        at_least=0.7,
+        conditions=[landscapes.most_shots, tuned],
+        layers="the medians of depth 0.5 to 0.97",
+    )

@@ -7,7 +7,7 @@ Llama-3-8b it is layer 16 of 32).
 import numpy as np
 import pytest
 
-from fixtures.plugin import ConditionSet, Judge
+from fixtures.conditions import ConditionSet, Judge
 from harness.landscape import Curve
 
 EARLY, MIDDLE, LATE = (0.0, 0.4), (0.35, 0.65), (0.6, 1.0)
@@ -65,6 +65,63 @@ def test_the_peak_of_the_dimension_grows_with_shots(landscapes: ConditionSet, ju
         at_least=0.05,
         conditions=[landscapes.zero_shot, landscapes.most_shots],
         layers="the peak within depth 0.35 to 0.65",
+    )
+
+
+@pytest.mark.claim(
+    "two-phases-id-fine-tuned",
+    exceptions={
+        name: reason
+        for model, reason in {
+            "llama-2-7b": "the paper sees no ID peak in Llama-2-7b",
+            "llama-2-70b": "the paper sees a weaker ID peak in Llama-2",
+            "llama-3-70b": "the authors' own curve is 1 % lower than with 5 shots",
+        }.items()
+        for name in (f"published:{model}", model)
+    }
+    | {"toy": "the toy's ID grows more with shots than with fine-tuning"},
+)
+def test_the_peak_of_the_dimension_grows_most_with_fine_tuning(
+    landscapes: ConditionSet, judge: Judge
+) -> None:
+    """The peak of the intrinsic dimension is higher after fine-tuning than with shots."""
+
+    def growth(of: ConditionSet) -> float:
+        tuned, few = (
+            one.curve("intrinsic_dimension").between(*MIDDLE).maximum
+            for one in (of.fine_tuned, of.most_shots)
+        )
+        return tuned / few - 1
+
+    # 0.05: as for shots; a fifth of the 21 / 16.5 that the paper gives for Llama-3-8b.
+    judge(
+        growth,
+        at_least=0.05,
+        conditions=[landscapes.most_shots, landscapes.fine_tuned],
+        layers="the peak within depth 0.35 to 0.65",
+    )
+
+
+@pytest.mark.claim("two-phases-late-id")
+def test_the_late_dimension_rises_again_only_without_shots(
+    landscapes: ConditionSet, judge: Judge
+) -> None:
+    """After the transition the intrinsic dimension rises again without shots, and not with them."""
+
+    def rise(curve: Curve) -> float:
+        # The last layers' end is left out: there all conditions fall.
+        return curve.between(0.85, 0.98).median / curve.between(0.55, 0.8).minimum - 1
+
+    def excess(of: ConditionSet) -> float:
+        zero, few = (one.curve("intrinsic_dimension") for one in (of.zero_shot, of.most_shots))
+        return rise(zero) - rise(few)
+
+    # 0.05: the paper gives no size; the smallest of the authors' own curves is 0.10.
+    judge(
+        excess,
+        at_least=0.05,
+        conditions=[landscapes.zero_shot, landscapes.most_shots],
+        layers="the median of depth 0.85 to 0.98 over the minimum of 0.55 to 0.8",
     )
 
 

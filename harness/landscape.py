@@ -21,6 +21,9 @@ CURVES = (
     "core_fraction",
     "ari_subjects",
     "ari_answers",
+    "pure_peaks",
+    "kindred",
+    "kindred_by_chance",
 )
 # Of a fine-tuned checkpoint too: the share of neighbours that it has in common with the model
 # before fine-tuning.
@@ -74,6 +77,20 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Tree:
+    """The dendrogram of one layer's density peaks, as `harness.geometry.hierarchy` has it.
+
+    linkage: a row a join: the two nodes, the height (log density), the number of peaks below.
+    labels, shares: a peak's most frequent subject, and the share of its points that have it.
+    """
+
+    layer: int
+    linkage: tuple[tuple[float, ...], ...]
+    labels: tuple[str, ...]
+    shares: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Draw:
     """What a subsample of the questions alone would give: curves and accuracy, as of the whole."""
 
@@ -92,6 +109,8 @@ class Landscape:
     accuracy: share of right answers, 0 to 1, or None where it is not known.
     origin: settings, fingerprints and versions that made it.
     draws: of DRAW_SHARE of the questions each, the same in every condition; or none.
+    control, variation: the null control's, or the robustness grid's, name if measured under one.
+    tree: of the layer that groups best by subject; None if that has one peak, or is not known.
     """
 
     model: str
@@ -102,6 +121,9 @@ class Landscape:
     accuracy: float | None = None
     origin: Mapping[str, Any] = field(default_factory=dict)
     draws: tuple[Draw, ...] = ()
+    control: str | None = None
+    variation: str | None = None
+    tree: Tree | None = None
 
     def __post_init__(self) -> None:
         for curves in (self.curves, *(draw.curves for draw in self.draws)):
@@ -115,7 +137,7 @@ class Landscape:
     def drawn(self, number: int) -> Landscape:
         """Return the landscape of one of `draws`."""
         draw = self.draws[number]
-        return replace(self, curves=draw.curves, accuracy=draw.accuracy, draws=())
+        return replace(self, curves=draw.curves, accuracy=draw.accuracy, draws=(), tree=None)
 
     def curve(self, name: str) -> Curve:
         """Return one of the curves over relative depth."""
@@ -147,6 +169,8 @@ class Landscape:
             for part in (table, *table["draws"]):
                 part["curves"] = {key: _numbers(values) for key, values in part["curves"].items()}
             table["draws"] = tuple(Draw(**draw) for draw in table["draws"])
+            if table.get("tree"):
+                table["tree"] = _tree(table["tree"])
             return cls(**table)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise RecordError(f"{name}: not a landscape ({error}); measure it again") from error
@@ -156,7 +180,8 @@ def read_published(path: Path) -> dict[str, dict[str, Landscape]]:
     """Return landscapes by model and condition from a file of published curves.
 
     Format: {"models": {model: {"layer": [...], curve: {condition: [value or null a layer]}}}},
-    as in `reports/published-curves.json`; an optional "subjects" beside "layer" (default 57).
+    as in `reports/published-curves.json`; optional beside "layer": "subjects" (default 57) and
+    "accuracy" ({condition: share of right answers}).
 
     Raises RecordError for a file that is missing or of another format.
     """
@@ -184,9 +209,15 @@ def _published(model: str, entry: Mapping[str, Any], path: Path) -> dict[str, La
             layers,
             {name: _numbers(entry.get(name, {}).get(condition, missing)) for name in CURVES},
             int(entry.get("subjects", 57)),
+            entry.get("accuracy", {}).get(condition),
         )
         for condition in sorted(conditions)
     }
+
+
+def _tree(table: Mapping[str, Any]) -> Tree:
+    linkage = tuple(tuple(float(value) for value in row) for row in table["linkage"])
+    return Tree(table["layer"], linkage, tuple(table["labels"]), tuple(table["shares"]))
 
 
 def _numbers(values: Sequence[float | None]) -> tuple[float, ...]:

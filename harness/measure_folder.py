@@ -24,6 +24,7 @@ from harness.geometry.subsample import draw_subsamples
 from harness.landscape import CURVES, Landscape
 from harness.measurement import Labels, LayerMeasurement, measure_layers
 from harness.protocol import GeometrySettings
+from harness.questions.categories import CATEGORIES
 
 COLUMNS = ("subject", "answer")
 
@@ -114,7 +115,8 @@ def read_labels(file: Path) -> Labels:
         for number, row in enumerate(rows, start=1):
             if not row[column]:
                 raise DatasetError(f"{file}: row {number} has no {column}; give it one")
-    return Labels([row["subject"] for row in rows], [row["answer"] for row in rows])
+    subjects, answers = ([row[name] for row in rows] for name in COLUMNS)
+    return Labels(subjects, answers, CATEGORIES)
 
 
 def read_points(file: Path, count: int) -> Tensor:

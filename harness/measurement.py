@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
 
@@ -13,9 +14,11 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from harness.geometry.agreement import adjusted_rand_index
-from harness.geometry.density import knn_density
-from harness.geometry.density_peaks import density_peaks
+from harness.errors import GeometryError
+from harness.geometry.agreement import adjusted_rand_index, pure_share
+from harness.geometry.density import knn_density, pak_density
+from harness.geometry.density_peaks import DensityPeaks, density_peaks
+from harness.geometry.hierarchy import Dendrogram, category_agreement, dendrogram
 from harness.geometry.intrinsic_dimension import gride
 from harness.geometry.neighbors import Neighbors, Points, first_identical, nearest_neighbors
 from harness.geometry.overlap import representation_overlap
@@ -26,14 +29,27 @@ Values = dict[str, float]
 
 MOST_PROCESSES = 4  # by default: each needs memory for a layer
 PARALLEL_POINTS = 4000  # fewer are measured before the processes have started
+PERMUTATIONS = 200  # of the categories, for what is kindred by chance
+CHANCE = 0.95  # the quantile of those that counts as chance
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What N questions are about and what is right: N subjects, N answer letters."""
+    """What N questions are about and what is right: N subjects, N answer letters.
+
+    categories: of every subject, or of none: kindred peaks are then not measured.
+    """
 
     subjects: Sequence[str]
     answers: Sequence[str]
+    categories: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, rows: NDArray[np.int64]) -> Labels:
+        """Return the labels of some of the questions."""
+        subjects, answers = self.subjects, self.answers
+        return Labels(
+            [subjects[row] for row in rows], [answers[row] for row in rows], self.categories
+        )
 
 
 @dataclass(frozen=True)
@@ -72,8 +88,9 @@ def measure_layer(
     for subsample in subsamples:
         # Of identical points the first in the subsample counts, with its own labels.
         among, place = np.unique(number[first[subsample]], return_index=True)
-        parts.append(_values(neighbors_among(neighbors, among), labels, subsample[place], settings))
-    return LayerMeasurement(_values(neighbors, labels, rows, settings), tuple(parts))
+        own = labels.of(subsample[place])
+        parts.append(_values(neighbors_among(neighbors, among), own, settings))
+    return LayerMeasurement(_values(neighbors, labels.of(rows), settings), tuple(parts))
 
 
 def measure_layers(
@@ -154,16 +171,46 @@ def _measure(
     return measure_layer(read(layer), labels, settings, subsamples)
 
 
-def _values(
-    neighbors: Neighbors, labels: Labels, rows: NDArray[np.int64], settings: GeometrySettings
-) -> Values:
+def measure_tree(points: Points, labels: Labels, settings: GeometrySettings) -> Dendrogram | None:
+    """Return the dendrogram of the (N, D) points' density peaks, or None of a single peak.
+
+    Raises GeometryError as `measure_layer` does.
+    """
+    distinct = np.unique(first_identical(points))
+    neighbors = nearest_neighbors(points[distinct], settings.neighbors)
+    peaks = _peaks(neighbors, gride(neighbors, settings.id_k), settings)
+    return dendrogram(peaks, labels.of(distinct).subjects) if peaks.count > 1 else None
+
+
+def _peaks(neighbors: Neighbors, dimension: float, settings: GeometrySettings) -> DensityPeaks:
+    if settings.density_k is None:
+        density = pak_density(neighbors, dimension)
+    else:
+        density = knn_density(neighbors, dimension, settings.density_k)
+    return density_peaks(neighbors, density, settings.z)
+
+
+def _values(neighbors: Neighbors, labels: Labels, settings: GeometrySettings) -> Values:
     dimension = gride(neighbors, settings.id_k)
-    density = knn_density(neighbors, dimension, settings.density_k)
-    peaks = density_peaks(neighbors, density, settings.z)
+    peaks = _peaks(neighbors, dimension, settings)
+    kindred, by_chance = _kindred(peaks, labels)
     return {
         "intrinsic_dimension": dimension,
         "density_peaks": float(peaks.count),
         "core_fraction": peaks.core_fraction,
-        "ari_subjects": adjusted_rand_index(peaks.assignment, [labels.subjects[r] for r in rows]),
-        "ari_answers": adjusted_rand_index(peaks.assignment, [labels.answers[r] for r in rows]),
+        "ari_subjects": adjusted_rand_index(peaks.assignment, labels.subjects),
+        "ari_answers": adjusted_rand_index(peaks.assignment, labels.answers),
+        "pure_peaks": pure_share(peaks.assignment, labels.subjects),
+        "kindred": kindred,
+        "kindred_by_chance": by_chance,
     }
+
+
+def _kindred(peaks: DensityPeaks, labels: Labels) -> tuple[float, float]:
+    """Return how much lower peaks of one category join, and how much by chance; NaN if unknown."""
+    try:
+        tree = dendrogram(peaks, labels.subjects)
+        found = category_agreement(tree, labels.categories, PERMUTATIONS)
+    except GeometryError:  # one peak, or no two categories to compare
+        return math.nan, math.nan
+    return found.value, float(np.quantile(found.null, CHANCE))

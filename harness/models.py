@@ -37,6 +37,7 @@ def load_model(
     adapter: Path | None = None,
     device_map: str | None = None,
     offload: Path | None = None,
+    random_seed: int | None = None,
 ) -> PreTrainedModel:
     """Return the model of the folder or hub name `name`, in evaluation mode on `device`.
 
@@ -46,6 +47,8 @@ def load_model(
     adapter: a PEFT adapter's folder; it stays beside the weights, since merging would round it.
     device_map: accelerate's; `auto` spreads a model that is too large for one device over all GPUs,
         the memory and, if `offload` names a folder, the disk. `device` is then not used.
+    random_seed: draw the weights from the architecture's own initialization with this seed, on the
+        CPU, and read none.
 
     Raises ModelError if there is no such model or adapter, or it cannot be read.
     """
@@ -53,6 +56,8 @@ def load_model(
     if attention == "auto":
         flash = is_flash_attn_2_available() and device.type == "cuda" and dtype.itemsize == 2
         attention = "flash_attention_2" if flash else "sdpa"
+    if random_seed is not None:
+        return _random_model(name, dtype, attention, random_seed).to(device).eval()
     options: dict[str, Any] = {"device_map": device_map} if device_map else {}
     if offload:
         options["offload_folder"] = str(offload)
@@ -69,6 +74,18 @@ def load_model(
     if adapter:
         model = _with_adapter(model, adapter)
     return model.eval() if device_map else model.to(device).eval()
+
+
+def _random_model(name: str, dtype: torch.dtype, attention: str, seed: int) -> PreTrainedModel:
+    try:
+        config = AutoConfig.from_pretrained(check_name(name))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return AutoModelForCausalLM.from_config(
+                config, dtype=dtype, attn_implementation=attention
+            )
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(f"{name}: cannot make the model ({_first_line(error)})") from error
 
 
 def _with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:

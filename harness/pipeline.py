@@ -3,36 +3,43 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from harness.accuracy import Accuracy, accuracy
 from harness.errors import DatasetError, GeometryError
-from harness.landscape import CURVES, OVERLAP, Draw, Landscape
+from harness.landscape import CURVES, OVERLAP, Draw, Landscape, Tree
 from harness.processes import launched_processes
 from harness.protocol import (
     DRAW_SHARE,
     Budgets,
+    Control,
     ExtractionSettings,
     GeometrySettings,
     PromptFormat,
     Subset,
     cache_key,
 )
+from harness.questions.categories import CATEGORIES
+from harness.questions.deal_shots import deal_shots
 from harness.questions.mmlu import load_questions
 from harness.questions.prompts import build_prompt
-from harness.questions.question import LETTERS, QuestionSet
+from harness.questions.question import LETTERS, Question, QuestionSet
 from harness.store import Store
 from harness.training_record import RECORD, learnt, trained_on
 
+if TYPE_CHECKING:
+    from harness.measurement import Labels
+
 # Raise one when the code behind it changes its results: what older code kept is then not found.
 EXTRACTION_VERSION = 3
-GEOMETRY_VERSION = 3
+GEOMETRY_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,7 @@ class Experiment:
     model, dataset: a folder or a hub name each.
     most_shots: the largest number of shots that any condition uses.
     adapter: the folder of a PEFT adapter that the model wears; condition: its name then.
+    control: the null control that this is, if it is one.
     tokenizer: of another folder or hub name than the model; fast_tokenizer: the Rust one.
     attention, device_map, offload: see `load_model`.
     budgets, log_every: see `extract_into`.
@@ -56,6 +64,7 @@ class Experiment:
     most_shots: int = 5
     adapter: Path | None = None
     condition: str | None = None
+    control: Control | None = None
     tokenizer: str | None = None
     fast_tokenizer: bool = True
     attention: str = "auto"
@@ -117,11 +126,14 @@ class Experiment:
 
     def prompts(self, prompt: PromptFormat) -> list[str]:
         """Return the prompt of every question."""
-        shots = self.questions.shots
         return [
-            build_prompt(question, shots[question.subject], prompt)
+            build_prompt(question, self._shots[question.row], prompt)
             for question in self.questions.questions
         ]
+
+    @cached_property
+    def _shots(self) -> dict[int, Sequence[Question]]:
+        return deal_shots(self.questions, self.control or Control())
 
     def representations(self, prompt: PromptFormat) -> Path:
         """Return the folder of the representations in this condition; extract them if need be."""
@@ -140,6 +152,8 @@ class Experiment:
         Raises UserError where the model, the questions or the settings do not fit.
         """
         sources = [one._extraction_key(prompt) for one in (self, start) if one]
+        if self.control and self.control.labels != "own":
+            sources.append(cache_key(self.control))
         key = cache_key(*sources, self.geometry, GEOMETRY_VERSION, version("dadapy"))
 
         def make(folder: Path) -> None:
@@ -164,23 +178,27 @@ class Experiment:
             prompt,
             self.extraction,
             EXTRACTION_VERSION,
+            *([self.control.inputs] if self.control and self.control.inputs else []),
         )
 
     def _extract(self, prompt: PromptFormat, folder: Path) -> None:
         from harness.extraction import extract_into
+        from harness.extraction.embeddings import mean_embeddings_into
 
         model, tokenizer = self._loaded
-        extract_into(
-            folder,
-            model,
-            tokenizer,
-            self.prompts(prompt),
-            self.extraction,
-            self.budgets,
-            launched_processes(),
-            f"{Path(self.model).name} {self.condition or prompt.condition}: extract",
-            self.log_every,
-        )
+        asked = (folder, model, tokenizer, self.prompts(prompt), self.extraction, self.budgets)
+        if self.control and self.control.weights == "none":
+            mean_embeddings_into(*asked)
+            return
+        name = f"{self._name} {self.condition or prompt.condition}: extract"
+        extract_into(*asked, launched_processes(), name, self.log_every)
+
+    @property
+    def _name(self) -> str:
+        changed = asdict(self.control).items() if self.control else ()
+        plain = asdict(Control())
+        marks = "".join(f", {key} {value}" for key, value in changed if value != plain[key])
+        return Path(self.model).name + marks
 
     def release(self) -> None:
         """Let the model go, which otherwise stays in memory for the next condition."""
@@ -202,6 +220,7 @@ class Experiment:
             self.adapter,
             self.device_map,
             self.offload,
+            self.control.seed if self.control and self.control.weights == "random" else None,
         )
         return model, tokenizer
 
@@ -222,14 +241,14 @@ class Experiment:
     def _measure(self, prompt: PromptFormat, start: Experiment | None) -> Landscape:
         from harness.extraction.shards import read_layer, saved_layers
         from harness.geometry.subsample import draw_subsamples
-        from harness.measurement import Labels, measure_layers, measure_overlap
+        from harness.measurement import measure_layers, measure_overlap, measure_tree
 
         folder = self._kept(prompt)
         questions = self.questions.questions
         layers = saved_layers(folder)
         condition = self.condition or prompt.condition
-        name = f"{Path(self.model).name} {condition}"
-        labels = Labels([one.subject for one in questions], [one.letter for one in questions])
+        name = f"{self._name} {condition}"
+        labels = self._labels()
         read = partial(read_layer, folder)
         drawn = draw_subsamples(len(questions), self.geometry.draws, DRAW_SHARE)
         rows = measure_layers(layers, read, labels, self.geometry, drawn, f"{name}: measure")
@@ -252,6 +271,12 @@ class Experiment:
             for number, draw in enumerate(draws):
                 draw[OVERLAP] = tuple(parts[number] for _, parts in shared)
         right = np.array(self._right(folder))
+        best = layers[int(np.argmax(curves["ari_subjects"]))]
+        found = measure_tree(read(best), labels, self.geometry)
+        tree = None
+        if found:
+            linkage = tuple(tuple(row) for row in found.linkage.tolist())
+            tree = Tree(best, linkage, found.labels, tuple(found.shares.tolist()))
         return Landscape(
             Path(self.model).name,
             condition,
@@ -264,7 +289,22 @@ class Experiment:
                 Draw(curves, float(right[rows].mean()))
                 for curves, rows in zip(draws, drawn, strict=True)
             ),
+            tree=tree,
         )
+
+    def _labels(self) -> Labels:
+        from harness.measurement import Labels
+
+        questions = self.questions.questions
+        subjects = [question.subject for question in questions]
+        answers = [question.letter for question in questions]
+        control = self.control or Control()
+        if control.labels == "shots":
+            subjects = [self._shots[question.row][0].subject for question in questions]
+        if control.labels == "shuffled":
+            order = np.random.default_rng(control.seed).permutation(len(questions))
+            subjects, answers = [subjects[i] for i in order], [answers[i] for i in order]
+        return Labels(subjects, answers, CATEGORIES)
 
     def origin(self, prompt: PromptFormat) -> dict[str, Any]:
         """Return what the results in this condition come from: settings, bytes and versions."""
@@ -276,7 +316,8 @@ class Experiment:
             "trained_on": trained_on(self.adapter) if self.adapter else None,
             **{
                 type(part).__name__: asdict(part)
-                for part in (self.subset, prompt, self.extraction, self.geometry)
+                for part in (self.subset, prompt, self.extraction, self.geometry, self.control)
+                if part
             },
             "versions": {name: version(name) for name in ("torch", "transformers", "dadapy")},
         }

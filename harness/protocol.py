@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal, get_args
 
 from harness.errors import SettingsError
@@ -17,6 +17,9 @@ Site = Literal["norm1", "norm2", "res2", "logits"]
 Reduction = Literal["last", "mean"]
 ShotOrder = Literal["shuffled", "kept"]
 Precision = Literal["bfloat16", "float16", "float32"]
+Weights = Literal["trained", "random", "none"]
+ShotsFrom = Literal["own", "other", "mixed"]
+LabelsFrom = Literal["own", "shots", "shuffled"]
 
 DRAW_SHARE = 0.8
 
@@ -161,7 +164,8 @@ class GeometrySettings:
 
     neighbors: neighbours kept for every point (`maxk`); all there are when the points are fewer.
     id_k: Gride compares the distances to neighbours `id_k` and `2 id_k`; a power of two.
-    density_k: neighbours of the kNN density.
+    density_k: neighbours of the kNN density; None is the point-adaptive density (PAk), which
+        chooses their number at every point.
     z: confidence at which two density peaks count as two (ADP).
     overlap_k: neighbours that the overlap of two representations compares.
     draws: subsamples of the points that are measured too, DRAW_SHARE of them each.
@@ -169,7 +173,7 @@ class GeometrySettings:
 
     neighbors: int = 1000
     id_k: int = 16
-    density_k: int = 16
+    density_k: int | None = 16
     z: float = 1.6
     overlap_k: int = 30
     draws: int = 10
@@ -179,6 +183,35 @@ class GeometrySettings:
             raise SettingsError(f"draws is {self.draws}; give 0 or more")
         if self.id_k < 1 or self.id_k & (self.id_k - 1):
             raise SettingsError(f"id_k is {self.id_k}; Gride's scales are the powers of two")
+
+
+@dataclass(frozen=True)
+class Control:
+    """A null control: what is replaced by something that lacks what a finding is about.
+
+    weights: `random` draws the model's anew from its own initialization; `none` has no network,
+        only the mean of the prompt's input embeddings.
+    shots: `other` are of another subject than the question; `mixed` of any.
+    labels: the subjects and answers that clusters are compared with: the question's own, the
+        subject of its shots, or the questions' own dealt out anew among them.
+    seed: of whatever is random in it.
+    """
+
+    weights: Weights = "trained"
+    shots: ShotsFrom = "own"
+    labels: LabelsFrom = "own"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check("weights", self.weights, Weights)
+        _check("shots", self.shots, ShotsFrom)
+        _check("labels", self.labels, LabelsFrom)
+
+    @property
+    def inputs(self) -> Control | None:
+        """The part of it that changes representations; None if they are the model's own."""
+        rest = replace(self, labels="own")
+        return rest if rest != Control(seed=self.seed) else None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from harness.controls import MEANING
 from harness.landscape import OVERLAP, Landscape, read_published
 
 PUBLISHED = Path(__file__).parent / "published-curves.json"
@@ -40,6 +41,8 @@ class Run:
         self.checkpoints: dict[str, list[Landscape]] = {}
         for name in self.results["landscapes"]:
             landscape = Landscape.from_json((folder / name).read_text("utf-8"), name)
+            if landscape.control or landscape.variation:
+                continue  # what comes of them is in the verdicts
             # Checkpoints are measured on the training questions, so they are shown apart.
             kind = self.checkpoints if "@" in landscape.condition else self.landscapes
             kind.setdefault(landscape.model, []).append(landscape)
@@ -57,6 +60,41 @@ class Run:
             for claim in claims
         )
         return f"<div class=wide><table class=verdicts><tr><th></th>{head}</tr>{rows}</table></div>"
+
+    def controls_table(self) -> str:
+        """Return every claim's effect beside that under each null control, as an HTML table."""
+        legend = "".join(
+            f"<li><b>{_text(name)}</b>: {_text(MEANING[name])}</li>" for name in MEANING
+        )
+        return self._beside("controls") + f"<ul>{legend}</ul>"
+
+    def variations_table(self) -> str:
+        """Return every claim's verdict beside that in each variation, as an HTML table."""
+        unmeasured = "".join(
+            f"<li>{_text(one)}</li>"
+            for one in self.results["environment"]["settings"]["not_measured"]
+        )
+        return self._beside("variations") + f"<ul>{unmeasured}</ul>"
+
+    def _beside(self, kind: str) -> str:
+        judged = [one for one in self.results["claims"] if one[kind]]
+        if not judged:
+            option = "--controls" if kind == "controls" else "--robustness"
+            return f"<p>Not measured: run the claims with {option}.</p>"
+        names = list(dict.fromkeys(other["name"] for one in judged for other in one[kind]))
+        head = "".join(f"<th>{_text(name)}</th>" for name in ["", "as it is", *names])
+        rows = []
+        for one in judged:
+            found = {other["name"]: other for other in one[kind]}
+            sign = "≥" if one["direction"] == "at least" else "≤"
+            specific = f"<small>{_text(one['specificity'])}</small>" if kind == "controls" else ""
+            rows.append(
+                f"<tr><th>{_text(one['claim'])}<small>{_text(one['model'])}, {sign} "
+                f"{one['threshold']:.3g}</small>{specific}</th>"
+                + "".join(_finding(cell) for cell in (one, *map(found.get, names)))
+                + "</tr>"
+            )
+        return f"<div class=wide><table class=verdicts><tr>{head}</tr>{''.join(rows)}</table></div>"
 
     def accuracy_table(self) -> str:
         """Return the accuracy of every measured model and condition as an HTML table."""
@@ -174,6 +212,14 @@ def _cell(verdict: dict[str, Any] | None) -> str:
         f"<small>{_number(verdict['effect'])}{_range(verdict['interval'])} {sign} "
         f"{verdict['threshold']:.3g}</small>{note}</td>"
     )
+
+
+def _finding(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "<td class=absent>not touched</td>"
+    kind = found["verdict"].replace(" ", "-")
+    interval = _range(found["interval"])
+    return f"<td class={kind}>{_number(found['effect'])}<small>{interval}</small></td>"
 
 
 def _number(value: float | None) -> str:

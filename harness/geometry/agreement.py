@@ -45,6 +45,16 @@ def adjusted_rand_index(
     return float(adjusted_rand_score(labels, assignment))
 
 
+def pure_share(assignment: NDArray[np.int64], labels: Sequence[str], above: float = 0.8) -> float:
+    """Return the share of clusters more than `above` of whose points have one label, 0 to 1.
+
+    assignment: (N,) cluster numbers; labels: N.
+    Source: the paper, section 4.2, which calls such clusters pure.
+    """
+    table = contingency_matrix(labels, assignment)  # a row a label, a column a cluster
+    return float((table.max(axis=0) > above * table.sum(axis=0)).mean())
+
+
 def agreement(
     assignment: NDArray[np.int64], labels: Sequence[str], permutations: int = 100, seed: int = 0
 ) -> Agreement:

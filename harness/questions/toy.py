@@ -57,6 +57,8 @@ SUBJECTS = {
     "trade_law": "tribute",
 }
 
+KINDRED = {subject: f"pool {number // 4}" for number, subject in enumerate(SUBJECTS)}
+
 PLACES = "north south east west river desert island valley harbour forest mountain village".split()
 
 WORDINGS = (

@@ -1,0 +1,1 @@
+"""Findings of other papers about the same landscapes."""

@@ -1,0 +1,38 @@
+"""The mean of a prompt's input embeddings: what a prompt says before any network has read it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from harness.extraction.shards import Representations, shard_file
+from harness.models import Tokenizer, longest_prompt, tokenize
+from harness.protocol import Budgets, ExtractionSettings
+
+
+@torch.inference_mode()
+def mean_embeddings_into(
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    settings: ExtractionSettings,
+    budgets: Budgets,
+) -> None:
+    """Write the mean input embedding of every prompt into `folder`, as its only layer, 0.
+
+    In float32: most of a prompt is the same in all prompts of a subject, and bfloat16 would round
+    the rest away. There is no next token, so the letter logits are NaN.
+    """
+    table = model.get_input_embeddings()
+    limit = settings.max_length or longest_prompt(model) or 0
+    means = [
+        table(torch.tensor(ids[-limit:], device=model.device)).float().mean(dim=0).cpu()
+        for ids in tokenize(tokenizer, prompts, budgets.workers)
+    ]
+    rows = torch.arange(len(prompts))
+    unknown = torch.full((len(prompts), 4), torch.nan)
+    Representations(rows, {0: torch.stack(means)}, unknown).save(shard_file(folder, rows.tolist()))

@@ -1,0 +1,213 @@
+"""Null controls and the robustness grid: what they change, what they leave, and what they say."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fixtures.cases import TOY
+from fixtures.measured import Measured
+from fixtures.recorded import read_record, write_record
+from fixtures.verdict import Finding, Verdict
+from harness.controls import control_landscapes, null_controls
+from harness.errors import DatasetError
+from harness.extraction.shards import read_layer
+from harness.geometry.agreement import pure_share
+from harness.landscape import Landscape
+from harness.measurement import Labels, measure_layer, measure_tree
+from harness.models import load_model, load_tokenizer
+from harness.pipeline import Experiment
+from harness.protocol import Control, ExtractionSettings, GeometrySettings, PromptFormat, Subset
+from harness.questions.deal_shots import deal_shots
+from harness.questions.mmlu import load_questions
+from harness.robustness import GRID
+from harness.store import Store
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    return Experiment(
+        str(TOY / "model"),
+        str(TOY / "questions"),
+        Store(tmp_path_factory.mktemp("store")),
+        Subset(per_subject=16),
+        ExtractionSettings(precision="float32"),
+        GeometrySettings(id_k=4, density_k=6, draws=2),
+        most_shots=2,
+    )
+
+
+def test_shots_are_dealt_as_the_control_says() -> None:
+    asked = load_questions(str(TOY / "questions"), Subset(per_subject=6), 5)
+    own, other, mixed = (
+        deal_shots(asked, Control(shots=shots)) for shots in ("own", "other", "mixed")
+    )
+    pairs = set()
+    for question in asked.questions:
+        assert list(own[question.row]) == list(asked.shots[question.subject])
+        (subject,) = {shot.subject for shot in other[question.row]}
+        assert subject != question.subject
+        assert list(other[question.row]) == list(asked.shots[subject])
+        pairs.add((question.subject, subject))
+        assert len(set(mixed[question.row])) == 5
+    # Were every subject given one other's shots, the two would make the same groups.
+    assert len(pairs) > 3 * len(asked.subjects)
+    assert len({shot.subject for row in mixed.values() for shot in row}) == len(asked.subjects)
+    assert deal_shots(asked, Control(shots="mixed", seed=1)) != mixed
+    lone = replace(asked, shots={"one": asked.shots[asked.subjects[0]]})
+    with pytest.raises(DatasetError, match="has one subject only"):
+        deal_shots(lone, Control(shots="other"))
+
+
+def test_mean_embeddings_are_those_of_a_plain_loop(experiment: Experiment) -> None:
+    under = replace(experiment, control=Control("none"))
+    found = read_layer(under.representations(PromptFormat(2)), 0)
+    table = load_model(experiment.model, "float32", torch.device("cpu")).get_input_embeddings()
+    tokenizer = load_tokenizer(experiment.model)
+    for row, prompt in enumerate(under.prompts(PromptFormat(2))):
+        rows = [table.weight[token] for token in tokenizer(prompt)["input_ids"]]
+        torch.testing.assert_close(found[row], sum(rows) / len(rows), rtol=1e-5, atol=1e-6)
+
+
+def test_random_weights_come_from_their_seed_alone() -> None:
+    def drawn(seed: int | None) -> torch.Tensor:
+        model = load_model(str(TOY / "model"), "float32", torch.device("cpu"), random_seed=seed)
+        return next(model.parameters()).detach()
+
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    one, again, other, trained = drawn(0), drawn(0), drawn(1), drawn(None)
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other) and not torch.equal(one, trained)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_labels_need_no_new_representations_and_weights_do(experiment: Experiment) -> None:
+    def key(control: Control | None) -> Path:
+        return replace(experiment, control=control).representations(PromptFormat(1))
+
+    plain = key(None)
+    assert key(Control(labels="shuffled", seed=3)) == plain
+    others = [key(Control("random")), key(Control("none")), key(Control(shots="other"))]
+    assert len({plain, *others}) == 4
+    assert key(Control(shots="other", labels="shots")) == others[2]
+
+
+def test_controls_have_the_conditions_and_layers_of_the_experiment(experiment: Experiment) -> None:
+    own = {
+        prompt.condition: experiment.landscape(prompt)
+        for prompt in (PromptFormat(0), PromptFormat(2))
+    }
+
+    def under(name: str) -> dict[str, Landscape]:
+        control = null_controls(1)[name]
+        found = control_landscapes(name, control, experiment, (0, 2), own)
+        assert list(found) == ["0-shot", "2-shot"]
+        assert all(one.layer == own["0-shot"].layer for one in found.values())
+        assert {one.control for one in found.values()} == {name}
+        return found
+
+    nothing = under("embeddings")["2-shot"]
+    assert nothing.accuracy is None and nothing.draws[0].accuracy is None
+    assert len(set(nothing.curves["density_peaks"])) == 1
+    shuffled = under("shuffled-labels")["2-shot"]
+    assert all(abs(value) < 0.1 for value in shuffled.curves["ari_answers"])
+    assert all(map(math.isnan, shuffled.curves["intrinsic_dimension"]))
+    assert max(own["2-shot"].curves["ari_answers"]) > 0.2  # which shuffling has undone
+    by_question, by_shots = under("other-shots"), under("other-shots-by-shots")
+    assert by_question["0-shot"].curves == own["0-shot"].curves
+    for name in ("density_peaks", "intrinsic_dimension"):
+        assert by_question["2-shot"].curves[name] == by_shots["2-shot"].curves[name]
+    assert by_question["2-shot"].curves["ari_subjects"] != by_shots["2-shot"].curves["ari_subjects"]
+
+
+def verdict(word: str, *controls: tuple[str, str]) -> Verdict:
+    found = tuple(Finding(name, given, 0.0, None) for name, given in controls)  # type: ignore[arg-type]
+    plain = ("claim", "model", word, 0.5, None, 0.2, "at least", (), "", "", None, 0.0)
+    return Verdict(*plain, controls=found)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("word", "controls", "expected"),
+    [
+        ("reproduced", [], None),
+        ("reproduced", [("mixed-shots", "reproduced")], None),
+        ("reproduced", [("embeddings", "not reproduced")], "specific to learning"),
+        (
+            "reproduced",
+            [("embeddings", "not reproduced"), ("other-shots", "reproduced")],
+            "specific to learning",
+        ),
+        (
+            "reproduced",
+            [("embeddings", "not reproduced"), ("random-weights-1", "reproduced")],
+            "not specific to learning",
+        ),
+        ("not reproduced", [("embeddings", "reproduced")], "not specific to learning"),
+        ("not reproduced", [("embeddings", "not reproduced")], "inconclusive"),
+        ("reproduced", [("embeddings", "inconclusive")], "inconclusive"),
+    ],
+)
+def test_what_is_specific_to_learning(
+    word: str, controls: list[tuple[str, str]], expected: str | None
+) -> None:
+    assert verdict(word, *controls).specificity == expected
+
+
+def test_pure_clusters_are_counted_by_hand() -> None:
+    # Of 5 of one label; of 4 of 5, which is not more than 0.8; of 2 and 2.
+    assignment = np.array([0] * 5 + [1] * 5 + [2] * 4)
+    labels = [*"aaaaa", *"bbbba", *"ccbb"]
+    assert pure_share(assignment, labels) == pytest.approx(1 / 3)
+    assert pure_share(assignment, labels, 0.79) == pytest.approx(2 / 3)
+
+
+def test_kindred_subjects_join_first() -> None:
+    rng = np.random.default_rng(2)
+    subjects = [f"{kin}{number}" for kin in "abcd" for number in range(3)]
+    far = {kin: rng.normal(size=4) * 12 for kin in "abcd"}
+    middles = [far[name[0]] + rng.normal(size=4) * 3 for name in subjects]
+    points = np.concatenate([middle + rng.normal(size=(60, 4)) for middle in middles])
+    named = [name for name in subjects for _ in range(60)]
+    labels = Labels(named, ["A"] * len(named), {name: name[0] for name in subjects})
+    settings = GeometrySettings(z=0.5)
+    values = measure_layer(torch.from_numpy(points), labels, settings).values
+    assert values["kindred"] > values["kindred_by_chance"]
+    unknown = replace(labels, categories={})
+    values = measure_layer(torch.from_numpy(points), unknown, settings).values
+    assert math.isnan(values["kindred"])
+    tree = measure_tree(torch.from_numpy(points), labels, settings)
+    assert tree is not None and set(tree.labels) <= set(subjects)
+
+
+def test_a_variation_changes_one_thing(experiment: Experiment) -> None:
+    changed = []
+    for variation in GRID.values():
+        varied, prompt = variation.experiment(experiment), variation.prompt(2)
+        parts = [
+            (varied.geometry, experiment.geometry),
+            (varied.subset, experiment.subset),
+            (varied.extraction, experiment.extraction),
+            (prompt, PromptFormat(2)),
+        ]
+        (pair,) = [(new, old) for new, old in parts if new != old]
+        changed.append([n for n in vars(pair[0]) if vars(pair[0])[n] != vars(pair[1])[n]])
+    assert all(len(names) == 1 for names in changed)
+    assert GRID["density PAk"].experiment(experiment).geometry.density_k is None
+
+
+def test_a_record_keeps_controls_variations_and_trees_apart(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    own = experiment.landscape(PromptFormat(2))
+    assert own.tree is not None and own.tree.layer in own.layer
+    measured = Measured()
+    for one in (own, replace(own, control="embeddings"), replace(own, variation="Z 0")):
+        measured.add(one)
+    write_record(tmp_path / "record.json", measured, {})
+    (read,) = read_record(tmp_path / "record.json").values()
+    assert read.own["2-shot"].to_json() == own.to_json()
+    assert list(read.controls) == ["embeddings"] and list(read.variations) == ["Z 0"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shlex
 import shutil
 import sys
@@ -201,6 +202,8 @@ def measure(
     write_whole(out, landscape.to_json())
     for layer, one in zip(landscape.layer, measured, strict=True):
         for name, value in one.values.items() if subsamples else ():
+            if math.isnan(value):  # what is kindred is known of MMLU's subjects only
+                continue
             low, high = one.interval(name)
             click.echo(f"layer {layer:3} {name:20} {value:10.4f} {low:10.4f} to {high:10.4f}")
 

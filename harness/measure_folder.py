@@ -7,7 +7,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -42,7 +42,7 @@ def measure_folder(
     Raises DatasetError for files that are not so, GeometryError as `measure_layer` does.
     """
     files = layer_files(folder)
-    labels = read_labels(labels_file)
+    labels = replace(read_labels(labels_file), categories=CATEGORIES)
     for file in files.values():  # all are looked at before the first is measured
         read_points(file, len(labels.subjects))
     layers = list(files)
@@ -115,8 +115,7 @@ def read_labels(file: Path) -> Labels:
         for number, row in enumerate(rows, start=1):
             if not row[column]:
                 raise DatasetError(f"{file}: row {number} has no {column}; give it one")
-    subjects, answers = ([row[name] for row in rows] for name in COLUMNS)
-    return Labels(subjects, answers, CATEGORIES)
+    return Labels([row["subject"] for row in rows], [row["answer"] for row in rows])
 
 
 def read_points(file: Path, count: int) -> Tensor:

@@ -11,15 +11,19 @@ LOW_ACCURACY, HIGH_ACCURACY = 0.56, 0.62
 
 
 def at_best_layer(landscape: Landscape, name: str) -> float:
-    """Return a curve's value where the first half agrees best with the subjects.
-
-    A claim about a curve that is not known, as of published curves, is skipped.
-    """
-    if not np.isfinite(landscape.curve(name).values).any():
-        pytest.skip(f"needs the curve {name}, which is not known of {landscape.model}")
+    """Return a curve's value where the first half agrees best with the subjects."""
     early = landscape.curve("ari_subjects").between(0, 0.5)
     best = early.peak_depth
     return landscape.curve(name).between(best, best).maximum
+
+
+def need(landscape: Landscape, name: str) -> None:
+    """Skip a claim about a curve that is not known of the whole, as of published curves.
+
+    In a subsample it is NaN where it is not known, which leaves the claim inconclusive.
+    """
+    if not np.isfinite(landscape.curve(name).values).any():
+        pytest.skip(f"needs the curve {name}, which is not known of {landscape.model}")
 
 
 @pytest.mark.claim(
@@ -77,6 +81,7 @@ def test_more_shots_group_better_earlier_and_more_narrowly(
 )
 def test_the_early_clusters_are_nearly_pure(landscapes: ConditionSet, judge: Judge) -> None:
     """With shots, where peaks are most alike with subjects, most clusters hold one subject."""
+    need(landscapes.most_shots, "pure_peaks")
     # 0.7: the paper's three models have 0.97, 0.77 and 0.81 of clusters above 80 % one subject.
     judge(
         lambda of: at_best_layer(of.most_shots, "pure_peaks"),
@@ -91,6 +96,8 @@ def test_the_dendrogram_puts_kindred_subjects_together(
     landscapes: ConditionSet, judge: Judge
 ) -> None:
     """With shots, kindred subjects' peaks join at higher densities than those of unlike ones."""
+
+    need(landscapes.most_shots, "kindred")
 
     def excess(of: ConditionSet) -> float:
         kindred, chance = (

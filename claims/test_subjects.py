@@ -96,7 +96,6 @@ def test_the_dendrogram_puts_kindred_subjects_together(
     landscapes: ConditionSet, judge: Judge
 ) -> None:
     """With shots, kindred subjects' peaks join at higher densities than those of unlike ones."""
-
     need(landscapes.most_shots, "kindred")
 
     def excess(of: ConditionSet) -> float:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from fixtures.conditions import ConditionSet, Judge, known_accuracy
-from fixtures.verdict import OURS
 from harness.landscape import Landscape
+from reports.run import OURS
 
 LOW_ACCURACY, HIGH_ACCURACY = 0.56, 0.62
 

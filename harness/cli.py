@@ -30,6 +30,8 @@ from harness.protocol import (
 )
 from harness.store import Store, write_whole
 
+DEFAULT_OUT = Path("reports/out")
+
 
 @click.group()
 def commands() -> None:
@@ -369,12 +371,21 @@ def _fine_tuning(options: Mapping[str, Any], own: tuple[str, ...]) -> list[str]:
 
 
 @commands.command()
-@click.argument("folder", type=Path, default=Path("reports/out"))
-def report(folder: Path) -> None:
-    """Render report.html again from a run's FOLDER."""
+@click.argument("runs", type=Path, nargs=-1)
+@click.option("--out", type=Path, help="Folder of the report [default: the run's, if it is one].")
+def report(runs: tuple[Path, ...], out: Path | None) -> None:
+    """Render report.html and report.md of RUNS, side by side.
+
+    A run is the output folder of the claims (default: reports/out) or what --record wrote.
+    """
     from reports.render import render
 
-    click.echo(render(folder))
+    runs = runs or (DEFAULT_OUT,)
+    alone = len(runs) == 1 and runs[0].is_dir()
+    folder = out or (runs[0] if alone else DEFAULT_OUT)
+    if any(part.exists() and not part.is_dir() for part in (folder, *folder.parents)):
+        raise SettingsError(f"{folder}: a file is in the way; give another folder as --out")
+    click.echo(render(runs, folder))
 
 
 def main() -> None:

@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import RecordError
+from harness.schemas import check_table, read_schema
 
-SCHEMA = 2
+SCHEMA = read_schema(Path(__file__).with_name("landscape.schema.json"))
+VERSION: int = SCHEMA["properties"]["schema"]["const"]
 CURVES = (
     "intrinsic_dimension",
     "density_peaks",
@@ -58,6 +60,12 @@ class Curve:
     def median(self) -> float:
         """The median value; NaN of an empty curve."""
         return float(np.median(self.values)) if len(self.values) else math.nan
+
+    @property
+    def mean(self) -> float:
+        """The mean of the values that are known; NaN of an empty curve."""
+        known = self.values[np.isfinite(self.values)]
+        return float(known.mean()) if len(known) else math.nan
 
     @property
     def peak_depth(self) -> float:
@@ -146,7 +154,7 @@ class Landscape:
 
     def to_json(self) -> str:
         """Return the landscape as JSON text; NaN becomes null."""
-        table = asdict(self) | {"schema": SCHEMA}
+        table = asdict(self) | {"schema": VERSION}
         for part in (table, *table["draws"]):
             part["curves"] = {
                 name: [None if math.isnan(value) else value for value in values]
@@ -163,17 +171,21 @@ class Landscape:
         """
         try:
             table = json.loads(text)
-            if table.pop("schema") != SCHEMA:
-                raise RecordError(f"{name}: field 'schema' is not {SCHEMA}; measure it again")
-            table["layer"] = tuple(table["layer"])
-            for part in (table, *table["draws"]):
-                part["curves"] = {key: _numbers(values) for key, values in part["curves"].items()}
-            table["draws"] = tuple(Draw(**draw) for draw in table["draws"])
-            if table.get("tree"):
-                table["tree"] = _tree(table["tree"])
-            return cls(**table)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except ValueError as error:
             raise RecordError(f"{name}: not a landscape ({error}); measure it again") from error
+        table = {**check_table(table, SCHEMA, "schema", name, "measure it again")}
+        del table["schema"]
+        table["layer"] = tuple(table["layer"])
+        table["draws"] = tuple(
+            Draw(_curves(draw["curves"]), draw.get("accuracy")) for draw in table.get("draws", ())
+        )
+        table["curves"] = _curves(table["curves"])
+        if table.get("tree"):
+            table["tree"] = _tree(table["tree"])
+        try:
+            return cls(**table)
+        except RecordError as error:
+            raise RecordError(f"{name}: {error}; measure it again") from error
 
 
 def read_published(path: Path) -> dict[str, dict[str, Landscape]]:
@@ -218,6 +230,10 @@ def _published(model: str, entry: Mapping[str, Any], path: Path) -> dict[str, La
 def _tree(table: Mapping[str, Any]) -> Tree:
     linkage = tuple(tuple(float(value) for value in row) for row in table["linkage"])
     return Tree(table["layer"], linkage, tuple(table["labels"]), tuple(table["shares"]))
+
+
+def _curves(curves: Mapping[str, Sequence[float | None]]) -> dict[str, tuple[float, ...]]:
+    return {name: _numbers(values) for name, values in curves.items()}
 
 
 def _numbers(values: Sequence[float | None]) -> tuple[float, ...]:

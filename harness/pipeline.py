@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.accuracy import Accuracy, accuracy
+from harness.cost import counted, device_name, read_cost
 from harness.errors import DatasetError, GeometryError
 from harness.landscape import CURVES, OVERLAP, Draw, Landscape, Tree
 from harness.processes import launched_processes
@@ -187,11 +190,13 @@ class Experiment:
 
         model, tokenizer = self._loaded
         asked = (folder, model, tokenizer, self.prompts(prompt), self.extraction, self.budgets)
-        if self.control and self.control.weights == "none":
-            mean_embeddings_into(*asked)
-            return
         name = f"{self._name} {self.condition or prompt.condition}: extract"
-        extract_into(*asked, launched_processes(), name, self.log_every)
+        processes = launched_processes()
+        with counted(folder, device_name()) if processes.is_main else nullcontext():
+            if self.control and self.control.weights == "none":
+                mean_embeddings_into(*asked)
+            else:
+                extract_into(*asked, processes, name, self.log_every)
 
     @property
     def _name(self) -> str:
@@ -244,6 +249,8 @@ class Experiment:
         from harness.measurement import measure_layers, measure_overlap, measure_tree
 
         folder = self._kept(prompt)
+        before = start._kept(prompt) if start else None
+        started = time.monotonic()
         questions = self.questions.questions
         layers = saved_layers(folder)
         condition = self.condition or prompt.condition
@@ -257,11 +264,11 @@ class Experiment:
             {name: tuple(row.subsamples[number][name] for row in rows) for name in CURVES}
             for number in range(len(drawn))
         ]
-        if start:
+        if before:
             shared = measure_overlap(
                 layers,
                 read,
-                partial(read_layer, start._kept(prompt)),
+                partial(read_layer, before),
                 labels,
                 self.geometry.overlap_k,
                 drawn,
@@ -284,7 +291,14 @@ class Experiment:
             curves,
             len(self.questions.subjects),
             float(right.mean()),
-            self.origin(prompt),
+            self.origin(prompt)
+            | {
+                "cost": {
+                    "extraction": read_cost(folder).get("seconds"),
+                    "measuring": time.monotonic() - started,
+                    "device": read_cost(folder).get("device"),
+                }
+            },
             tuple(
                 Draw(curves, float(right[rows].mean()))
                 for curves, rows in zip(draws, drawn, strict=True)

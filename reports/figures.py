@@ -1,243 +1,196 @@
-"""The tables and figures of the report, from the files that a run of the claims wrote."""
+"""The paper's figures, remade from landscapes: one small panel each, so that a page can stack them.
+
+Conditions are labelled where their line ends, in Okabe and Ito's colours, which stay apart for
+colour-blind readers. A band is the interval of every layer's value, from the draws; published
+curves have none and are dashed.
+"""
 
 from __future__ import annotations
 
-import html
-import json
-from pathlib import Path
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.cluster.hierarchy import dendrogram as draw_dendrogram
 
-from harness.controls import MEANING
-from harness.landscape import OVERLAP, Landscape, read_published
+from harness.geometry.interval import interval_of
+from harness.landscape import OVERLAP, Landscape, Tree
+from harness.protocol import DRAW_SHARE
 
-PUBLISHED = Path(__file__).parent / "published-curves.json"
-REFERENCE = "llama-3-8b"
-TITLES = {
+QUANTITIES = {
     "intrinsic_dimension": "intrinsic dimension",
-    "density_peaks": "density peaks",
-    "core_fraction": "core fraction",
-    "ari_subjects": "ARI with subjects",
-    "ari_answers": "ARI with answers",
+    "density_peaks": "number of density peaks",
+    "core_fraction": "share of core points",
+    "ari_subjects": "ARI of clusters with subjects",
+    "ari_answers": "ARI of clusters with answers",
 }
-# Okabe and Ito's colours, which stay apart for colour-blind readers; line styles help in print.
-STYLES = {
-    "0-shot": ("#000000", ":"),
-    "1-shot": ("#56B4E9", "--"),
-    "2-shot": ("#009E73", "-."),
-    "5-shot": ("#0072B2", "-"),
-    "fine-tuned": ("#D55E00", "-"),
+COLORS = {
+    "0-shot": "#000000",
+    "1-shot": "#56B4E9",
+    "2-shot": "#009E73",
+    "5-shot": "#0072B2",
+    "fine-tuned": "#D55E00",
 }
+OTHER_COLORS = ("#CC79A7", "#E69F00", "#7F7F7F", "#009E73", "#56B4E9", "#000000", "#D55E00")
+STYLE: Any = {
+    "font.size": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "landscape",  # the same figure is the same bytes
+    "text.parse_math": False,  # names may hold a $
+}
+LABEL_GAP = 0.075  # of an axis's height, between the labels at its right
+WIDTH, HEIGHT = 4.4, 2.3  # inches
 
 
-class Run:
-    """One run's output folder, read."""
+def profile(landscapes: Sequence[Landscape], quantity: str) -> Figure:
+    """Return one quantity over relative depth, a line a condition."""
+    figure, axis = _panel()
+    lines = {
+        landscape.condition: (landscape, COLORS.get(landscape.condition, OTHER_COLORS[0]))
+        for landscape in landscapes
+    }
+    _draw(axis, lines, quantity)
+    axis.set_ylabel(QUANTITIES[quantity])
+    return figure
 
-    def __init__(self, folder: Path) -> None:
-        self.results: dict[str, Any] = json.loads((folder / "results.json").read_text("utf-8"))
-        self.landscapes: dict[str, list[Landscape]] = {}
-        self.checkpoints: dict[str, list[Landscape]] = {}
-        for name in self.results["landscapes"]:
-            landscape = Landscape.from_json((folder / name).read_text("utf-8"), name)
-            if landscape.control or landscape.variation:
-                continue  # what comes of them is in the verdicts
-            # Checkpoints are measured on the training questions, so they are shown apart.
-            kind = self.checkpoints if "@" in landscape.condition else self.landscapes
-            kind.setdefault(landscape.model, []).append(landscape)
 
-    def verdict_table(self) -> str:
-        """Return the verdicts as an HTML table: a row a claim, a column a model."""
-        verdicts = {(one["claim"], one["model"]): one for one in self.results["claims"]}
-        claims = list(dict.fromkeys(claim for claim, _ in verdicts))
-        models = list(dict.fromkeys(model for _, model in verdicts))
-        head = "".join(f"<th>{_text(model).replace(':', ':<wbr>')}</th>" for model in models)
-        rows = "".join(
-            f"<tr><th>{_text(claim)}<small>{_text(_sentence(claim, verdicts))}</small></th>"
-            + "".join(_cell(verdicts.get((claim, model))) for model in models)
-            + "</tr>"
-            for claim in claims
+def under_controls(
+    own: Landscape, controls: Mapping[str, Landscape], quantity: str = "ari_subjects"
+) -> Figure:
+    """Return one quantity over relative depth as it is, and under each null control."""
+    figure, axis = _panel()
+    lines = {"as it is": (own, COLORS["5-shot"])}
+    for number, (name, landscape) in enumerate(controls.items()):
+        lines[name] = (landscape, OTHER_COLORS[number % len(OTHER_COLORS)])
+    _draw(axis, lines, quantity)
+    axis.set_ylabel(f"{own.condition}: {QUANTITIES[quantity]}")
+    return figure
+
+
+def overlap(checkpoints: Sequence[Landscape]) -> Figure:
+    """Return the overlap of fine-tuned checkpoints with the model before, a line a checkpoint."""
+    figure, axis = _panel()
+    shades = mpl.colormaps["cividis_r"]
+    lines = {
+        one.condition.partition("@")[2]: (one, shades((number + 1) / (len(checkpoints) + 1)))
+        for number, one in enumerate(checkpoints)
+    }
+    _draw(axis, lines, OVERLAP)
+    axis.set_ylabel("neighbours shared with step 0")
+    axis.set_ylim(0, 1)
+    return figure
+
+
+def dendrogram(tree: Tree, categories: Mapping[str, str]) -> Figure:
+    """Return the dendrogram of a layer's density peaks; a peak's label has its category's color."""
+    named = sorted({categories.get(label, "other") for label in tree.labels})
+    palette = [*list(COLORS.values())[1:], *OTHER_COLORS[:3]]
+    colors = {name: palette[number % len(palette)] for number, name in enumerate(named)}
+    with mpl.rc_context(STYLE):
+        height = 0.6 + 0.135 * len(tree.labels)
+        figure = Figure(figsize=(WIDTH + 0.6, height), layout="constrained")
+        axis = figure.add_subplot()
+        shown = draw_dendrogram(
+            np.array(tree.linkage),
+            orientation="left",
+            labels=[
+                f"{label.replace('_', ' ')} ({share:.0%})"
+                for label, share in zip(tree.labels, tree.shares, strict=True)
+            ],
+            ax=axis,
+            color_threshold=0,
+            above_threshold_color="#555555",
+            leaf_font_size=7,
         )
-        return f"<div class=wide><table class=verdicts><tr><th></th>{head}</tr>{rows}</table></div>"
-
-    def controls_table(self) -> str:
-        """Return every claim's effect beside that under each null control, as an HTML table."""
-        legend = "".join(
-            f"<li><b>{_text(name)}</b>: {_text(MEANING[name])}</li>" for name in MEANING
+        for text, leaf in zip(axis.get_yticklabels(), shown["leaves"], strict=True):
+            text.set_color(colors[categories.get(tree.labels[leaf], "other")])
+        axis.set_xlabel("log density below the highest peak, at which two join")
+        axis.spines["left"].set_visible(False)
+        figure.legend(
+            [
+                mpl.lines.Line2D([], [], marker="s", linestyle="", color=colors[name])
+                for name in named
+            ],
+            named,
+            loc="outside upper center",
+            ncols=3,
+            frameon=False,
+            fontsize=7,
+            handletextpad=0,
         )
-        return self._beside("controls") + f"<ul>{legend}</ul>"
+    return figure
 
-    def variations_table(self) -> str:
-        """Return every claim's verdict beside that in each variation, as an HTML table."""
-        unmeasured = "".join(
-            f"<li>{_text(one)}</li>"
-            for one in self.results["environment"]["settings"]["not_measured"]
+
+def as_image(figure: Figure) -> str:
+    """Return the figure as the address of an image: SVG that a page holds itself."""
+    text = io.StringIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    coded = base64.b64encode(text.getvalue().encode()).decode()
+    return f"data:image/svg+xml;base64,{coded}"
+
+
+def _panel() -> tuple[Figure, Axes]:
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+        axis = figure.add_subplot()
+    axis.set_xlim(0, 1)
+    axis.set_xlabel("relative depth")
+    return figure, axis
+
+
+def _draw(axis: Axes, lines: Mapping[str, tuple[Landscape, object]], quantity: str) -> None:
+    ends = []
+    for label, (landscape, color) in lines.items():
+        curve = landscape.curve(quantity)
+        known = np.isfinite(curve.values)
+        if not known.any():
+            continue
+        style = "--" if landscape.model.startswith("published:") else "-"
+        axis.plot(curve.depth, curve.values, style, color=color, linewidth=1.4)
+        ends.append((float(curve.values[known][-1]), label, color))
+    # The lines set the limits: a band of a value that is hardly known would flatten them all.
+    axis.set_ylim(min(0.0, axis.get_ylim()[0]), axis.get_ylim()[1])
+    for landscape, color in lines.values():
+        band = _band(landscape, quantity)
+        if band is not None:
+            depth = landscape.curve(quantity).depth
+            axis.fill_between(depth, *band, color=color, alpha=0.15, linewidth=0)
+    _label(axis, ends)
+
+
+def _band(landscape: Landscape, quantity: str) -> tuple[list[float], list[float]] | None:
+    """Return the interval of every layer's value; None without draws."""
+    found = [
+        interval_of(value, [draw.curves[quantity][layer] for draw in landscape.draws], DRAW_SHARE)
+        for layer, value in enumerate(landscape.curves[quantity])
+    ]
+    if any(one is None for one in found):
+        return None
+    low, high = zip(*(one for one in found if one is not None), strict=True)
+    return list(np.nan_to_num(low, neginf=np.nan)), list(np.nan_to_num(high, posinf=np.nan))
+
+
+def _label(axis: Axes, ends: Iterable[tuple[float, str, object]]) -> None:
+    """Write every line's label right of its end, and no two over each other."""
+    low, high = axis.get_ylim()
+    placed = sorted(((value - low) / (high - low), label, color) for value, label, color in ends)
+    heights = [height for height, _, _ in placed]
+    for number in range(1, len(heights)):
+        heights[number] = max(heights[number], heights[number - 1] + LABEL_GAP)
+    over = max(heights, default=0) - 1.02
+    if over > 0:  # the topmost would leave the panel: all that press on it move down
+        heights[-1] -= over
+        for number in reversed(range(len(heights) - 1)):
+            heights[number] = min(heights[number], heights[number + 1] - LABEL_GAP)
+    for height, (_, label, color) in zip(heights, placed, strict=True):
+        axis.text(
+            1.02, height, label, color=color, transform=axis.transAxes, va="center", fontsize=7.5
         )
-        return self._beside("variations") + f"<ul>{unmeasured}</ul>"
-
-    def _beside(self, kind: str) -> str:
-        judged = [one for one in self.results["claims"] if one[kind]]
-        if not judged:
-            option = "--controls" if kind == "controls" else "--robustness"
-            return f"<p>Not measured: run the claims with {option}.</p>"
-        names = list(dict.fromkeys(other["name"] for one in judged for other in one[kind]))
-        head = "".join(f"<th>{_text(name)}</th>" for name in ["", "as it is", *names])
-        rows = []
-        for one in judged:
-            found = {other["name"]: other for other in one[kind]}
-            sign = "≥" if one["direction"] == "at least" else "≤"
-            specific = f"<small>{_text(one['specificity'])}</small>" if kind == "controls" else ""
-            rows.append(
-                f"<tr><th>{_text(one['claim'])}<small>{_text(one['model'])}, {sign} "
-                f"{one['threshold']:.3g}</small>{specific}</th>"
-                + "".join(_finding(cell) for cell in (one, *map(found.get, names)))
-                + "</tr>"
-            )
-        return f"<div class=wide><table class=verdicts><tr>{head}</tr>{''.join(rows)}</table></div>"
-
-    def accuracy_table(self) -> str:
-        """Return the accuracy of every measured model and condition as an HTML table."""
-        rows = "".join(
-            f"<tr><td>{_text(one.model)}</td><td>{_text(one.condition)}</td>"
-            f"<td>{one.accuracy:.3f}</td><td>{one.origin.get('questions', '')}</td>"
-            f"<td>{one.subjects}</td></tr>"
-            for landscapes in self.landscapes.values()
-            for one in landscapes
-            if one.accuracy is not None
-        )
-        names = ("model", "condition", "accuracy", "questions", "subjects")
-        head = "<tr>" + "".join(f"<th>{name}</th>" for name in names) + "</tr>"
-        return f"<table>{head}{rows}</table>" if rows else "<p>No model was measured.</p>"
-
-    def settings_table(self) -> str:
-        """Return the environment and the settings as an HTML table."""
-        environment = self.results["environment"]
-        flat = {
-            **{key: value for key, value in environment.items() if not isinstance(value, dict)},
-            **environment["settings"],
-            **environment["versions"],
-        }
-        rows = "".join(
-            f"<tr><td>{_text(key)}</td><td>{_text(value)}</td></tr>" for key, value in flat.items()
-        )
-        return f"<table>{rows}</table>"
-
-    def profiles(self) -> Figure:
-        """Return the profiles over relative depth: measured models, and the paper's beside them."""
-        published = list(read_published(PUBLISHED)[REFERENCE].values())
-        columns = {**self.landscapes, f"{REFERENCE} (published)": published}
-        figure, axes = plt.subplots(
-            len(TITLES),
-            len(columns),
-            figsize=(4.6 * len(columns), 2.5 * len(TITLES)),
-            squeeze=False,
-            sharex=True,
-            layout="constrained",
-        )
-        for column, (model, landscapes) in zip(axes.T, columns.items(), strict=True):
-            column[0].set_title(model)
-            for axis, (name, title) in zip(column, TITLES.items(), strict=True):
-                for landscape in landscapes:
-                    curve = landscape.curve(name)
-                    color, style = STYLES.get(landscape.condition, ("#CC79A7", "-"))
-                    axis.plot(
-                        curve.depth, curve.values, style, color=color, label=landscape.condition
-                    )
-                axis.set_ylabel(title)
-                axis.set_xlim(0, 1)
-                axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
-                axis.spines[["top", "right"]].set_visible(False)
-            column[0].legend(fontsize="small", frameon=False, ncols=2)
-            column[-1].set_xlabel("relative depth")
-        plt.close(figure)  # the notebook shows what the cell returns; open, it would show it twice
-        return figure
-
-    def training(self) -> str:
-        """Return which questions trained which model, as HTML."""
-        trained = {
-            one.model: one.origin["trained_on"]
-            for landscapes in self.landscapes.values()
-            for one in landscapes
-            if isinstance(one.origin.get("trained_on"), dict)
-        }
-        return "".join(
-            f"<p>{_text(model)} was fine-tuned on {data['questions']} questions of "
-            f"{_text(data['split'])}, {data['per_subject']} or fewer a subject.</p>"
-            for model, data in trained.items()
-        )
-
-    def overlaps(self) -> Figure | None:
-        """Return the overlap of every model's checkpoints with step 0; None if there are none."""
-        if not self.checkpoints:
-            return None
-        figure, axes = plt.subplots(
-            1,
-            len(self.checkpoints),
-            figsize=(4.6 * len(self.checkpoints), 3),
-            squeeze=False,
-            layout="constrained",
-        )
-        for axis, (model, landscapes) in zip(axes[0], self.checkpoints.items(), strict=True):
-            colors = plt.get_cmap("viridis_r")
-            for number, landscape in enumerate(landscapes):
-                curve = landscape.curve(OVERLAP)
-                axis.plot(
-                    curve.depth,
-                    curve.values,
-                    color=colors((number + 1) / (len(landscapes) + 1)),
-                    label=landscape.condition.partition("@")[2],
-                )
-            axis.set_title(model)
-            axis.set(
-                xlabel="relative depth", ylabel="overlap with step 0", xlim=(0, 1), ylim=(0, 1)
-            )
-            axis.spines[["top", "right"]].set_visible(False)
-            axis.legend(fontsize="x-small", frameon=False, ncols=3, title="after step")
-        plt.close(figure)
-        return figure
-
-
-def _cell(verdict: dict[str, Any] | None) -> str:
-    if verdict is None:
-        return "<td class=absent>not judged</td>"
-    word = verdict["verdict"]
-    stated = word == "not reproduced" and verdict["exception"]
-    mark = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "?"}[word]
-    sign = "≥" if verdict["direction"] == "at least" else "≤"
-    note = f"<small>stated: {_text(verdict['exception'])}</small>" if stated else ""
-    kind = "stated" if stated else word.replace(" ", "-")
-    return (
-        f"<td class={kind}><b>{mark} {word}</b>"
-        f"<small>{_number(verdict['effect'])}{_range(verdict['interval'])} {sign} "
-        f"{verdict['threshold']:.3g}</small>{note}</td>"
-    )
-
-
-def _finding(found: dict[str, Any] | None) -> str:
-    if found is None:
-        return "<td class=absent>not touched</td>"
-    kind = found["verdict"].replace(" ", "-")
-    interval = _range(found["interval"])
-    return f"<td class={kind}>{_number(found['effect'])}<small>{interval}</small></td>"
-
-
-def _number(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.3f}"
-
-
-def _range(interval: list[float | None] | None) -> str:
-    if interval is None:
-        return ""
-    low, high = interval
-    if low is None or high is None:
-        return " [unbounded]"
-    return f" [{low:.3g}, {high:.3g}]"
-
-
-def _sentence(claim: str, verdicts: dict[tuple[str, str], dict[str, Any]]) -> str:
-    return next(str(one["sentence"]) for (name, _), one in verdicts.items() if name == claim)
-
-
-def _text(value: object) -> str:
-    return html.escape(", ".join(map(str, value)) if isinstance(value, list) else str(value))

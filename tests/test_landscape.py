@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fixtures.cases import PUBLISHED, TOY
-from fixtures.verdict import decide, interval_of
+from fixtures.verdict import decide
 from harness.errors import RecordError
+from harness.geometry.interval import interval_of
 from harness.geometry.subsample import draw_subsamples
 from harness.landscape import CURVES, Draw, Landscape, read_published
 from harness.pipeline import Experiment

@@ -1,0 +1,42 @@
+"""What it cost to make a thing that the store keeps: time, on which device."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from harness.store import write_whole
+
+FILE = "cost.json"
+
+
+def device_name() -> str:
+    """Return what models run on here: the GPU's name, or cpu."""
+    import torch  # late: it takes seconds, and a report that only reads does not need it
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
+@contextmanager
+def counted(folder: Path, device: str) -> Iterator[None]:
+    """Add the seconds that the body takes to those that `folder` has cost.
+
+    A body that raises counts too: what it had made is gone on from. One that is killed does not.
+    """
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        seconds = read_cost(folder).get("seconds", 0.0) + time.monotonic() - started
+        write_whole(folder / FILE, json.dumps({"seconds": seconds, "device": device}) + "\n")
+
+
+def read_cost(folder: Path) -> dict[str, Any]:
+    """Return the seconds and the device that `folder` has cost; nothing if that was not kept."""
+    file = folder / FILE
+    found: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    return found

@@ -35,7 +35,7 @@ from harness.questions.mmlu import load_questions
 from harness.questions.prompts import build_prompt
 from harness.questions.question import LETTERS, Question, QuestionSet
 from harness.store import Store
-from harness.training_record import RECORD, learnt, trained_on
+from harness.training_record import RECORD, learnt, trained_on, training_seconds
 
 if TYPE_CHECKING:
     from harness.measurement import Labels
@@ -296,6 +296,7 @@ class Experiment:
                 "cost": {
                     "extraction": read_cost(folder).get("seconds"),
                     "measuring": time.monotonic() - started,
+                    "training": training_seconds(self.adapter) if self.adapter else None,
                     "device": read_cost(folder).get("device"),
                 }
             },
@@ -324,10 +325,10 @@ class Experiment:
         """Return what the results in this condition come from: settings, bytes and versions."""
         return {
             "model": self.fingerprint,
-            "dataset": self.questions.name,
+            "dataset": _plain_name(self.dataset),
             "questions": len(self.questions.questions),
             "questions_fingerprint": self.questions.fingerprint,
-            "trained_on": trained_on(self.adapter) if self.adapter else None,
+            "trained_on": self._trained_on(),
             **{
                 type(part).__name__: asdict(part)
                 for part in (self.subset, prompt, self.extraction, self.geometry, self.control)
@@ -335,3 +336,19 @@ class Experiment:
             },
             "versions": {name: version(name) for name in ("torch", "transformers", "dadapy")},
         }
+
+    def _trained_on(self) -> dict[str, Any] | str | None:
+        if self.adapter is None:
+            return None
+        found = trained_on(self.adapter)
+        if isinstance(found, dict) and "dataset" in found:
+            found |= {"dataset": _plain_name(found["dataset"])}
+        return found
+
+
+def _plain_name(dataset: str) -> str:
+    """Return a hub name as it is, and of a folder its name alone.
+
+    What comes from it travels, and its fingerprint tells its bytes.
+    """
+    return Path(dataset).name if Path(dataset).is_dir() else dataset

@@ -31,8 +31,9 @@ def check_table(table: object, schema: Table, version: str, name: str, way_out: 
     Raises RecordError, with the field that is wrong or that the version is another one.
     """
     if isinstance(table, dict):
-        known = schema["properties"][version]["const"]
-        found = table.get(version)
+        known, found = schema["properties"][version]["const"], table.get(version)
+        if found is None:
+            raise RecordError(f"{name}: has no field {version!r}; {way_out}")
         if isinstance(found, int) and found != known:
             newer = "; update this project" if found > known else f"; {way_out}"
             raise RecordError(f"{name}: field {version!r} is {found}, not {known}{newer}")

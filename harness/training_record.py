@@ -41,6 +41,14 @@ def learnt(adapter: Path) -> set[str]:
     return set(read_record(adapter.parent).get("learnt", ()))
 
 
+def training_seconds(adapter: Path) -> float | None:
+    """Return how long the training of `adapter` took; None if it is not recorded."""
+    if not (adapter.parent / RECORD).is_file():
+        return None
+    seconds = read_record(adapter.parent).get("seconds")
+    return float(seconds) if isinstance(seconds, int | float) else None
+
+
 def trained_on(adapter: Path) -> dict[str, Any] | str:
     """Return which data trained `adapter`, or `not recorded` for one of another origin."""
     if not (adapter.parent / RECORD).is_file():

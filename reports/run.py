@@ -83,7 +83,7 @@ class Run:
             "skipped": self.skipped,
             **further,
         }
-        write_whole(file, json.dumps(table, indent=1) + "\n")
+        write_whole(file, json.dumps(table, indent=None if "record" in table else 1) + "\n")
 
 
 def read_run(path: Path) -> Run:
@@ -106,7 +106,7 @@ def read_run(path: Path) -> Run:
         # A folder has its landscapes in files of their own, here, whatever their names say.
         apart = [path / Path(str(name)).name for name in table.get("landscapes", ())]
         table |= {"record": VERSION, "landscapes": []}
-    checked = check_table(table, SCHEMA, "record", str(file), "run the claims again")
+    checked = check_table(table, SCHEMA, "record", str(file), "run the claims again with --record")
     texts = {str(one): _text(one) for one in apart} or {
         f"{file}: landscapes[{number}]": json.dumps(one)
         for number, one in enumerate(checked["landscapes"])

@@ -33,7 +33,7 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
         (["--published", "LICENSE"], "LICENSE: not a file of published curves"),
         (["--recorded", "./nowhere.json"], "nowhere.json: cannot be read"),
         (["--recorded", "LICENSE"], "LICENSE: is not JSON"),
-        (["--recorded", "reports/published-curves.json"], "has no list 'landscapes'"),
+        (["--recorded", "reports/published-curves.json"], "has no field 'record'; run the claims"),
         (["--record", "nowhere/record.json"], "nowhere/record.json: there is no such folder"),
         (["--epochs", "2"], "--preset, --epochs and --train-from-test need --fine-tune"),
         (["--fine-tune", "--epochs", "0"], "--epochs is 0; give 1 or more"),
@@ -65,7 +65,11 @@ def test_published_curves_are_judged_and_reported(tmp_path: Path) -> None:
     assert "answers-late, published:<b>changed</b>: not reproduced" in done.stdout
     assert "effect:     0.5" in done.stdout and "threshold:  at most 0.02" in done.stdout
     results = json.loads((tmp_path / "out" / "results.json").read_text())
+    skipped = {one["claim"]: one["reason"] for one in results["skipped"]}
+    assert set(skipped) >= {"subjects-pure", "hierarchy"}
+    assert skipped["fine-tuning-is-late"].startswith("needs the checkpoints")
     verdicts = {one["claim"]: one["verdict"] for one in results["claims"]}
+    assert not verdicts.keys() & skipped.keys()
     assert verdicts.pop("answers-late") == "not reproduced"
     # Of the other paper: in these curves the fine-tuned dimension is the higher one.
     assert verdicts.pop("few-shot-id-higher") == "not reproduced"

@@ -10,7 +10,6 @@ import torch
 
 from fixtures.cases import TOY
 from fixtures.measured import Measured
-from fixtures.recorded import read_record, write_record
 from fixtures.verdict import Finding, Verdict
 from harness.controls import control_landscapes, null_controls
 from harness.errors import DatasetError
@@ -25,6 +24,7 @@ from harness.questions.deal_shots import deal_shots
 from harness.questions.mmlu import load_questions
 from harness.robustness import GRID
 from harness.store import Store
+from reports.run import Run, read_run
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_controls_have_the_conditions_and_layers_of_the_experiment(experiment: E
 
 def verdict(word: str, *controls: tuple[str, str]) -> Verdict:
     found = tuple(Finding(name, given, 0.0, None) for name, given in controls)  # type: ignore[arg-type]
-    plain = ("claim", "model", word, 0.5, None, 0.2, "at least", (), "", "", None, 0.0)
+    plain = ("claim", "model", word, 0.5, None, 0.2, "at least", (), "", "", "", None, 0.0)
     return Verdict(*plain, controls=found)  # type: ignore[arg-type]
 
 
@@ -207,7 +207,8 @@ def test_a_record_keeps_controls_variations_and_trees_apart(
     measured = Measured()
     for one in (own, replace(own, control="embeddings"), replace(own, variation="Z 0")):
         measured.add(one)
-    write_record(tmp_path / "record.json", measured, {})
-    (read,) = read_record(tmp_path / "record.json").values()
+    environment = {"settings": {}, "versions": {}}
+    Run(environment, [], [], list(measured)).write_record(tmp_path / "record.json")
+    (read,) = Measured.by_model(read_run(tmp_path / "record.json").landscapes).values()
     assert read.own["2-shot"].to_json() == own.to_json()
     assert list(read.controls) == ["embeddings"] and list(read.variations) == ["Z 0"]

@@ -1,0 +1,74 @@
+"""The records in the repository: judged again, they say what they said."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.errors import RecordError
+from reports.run import read_run
+
+ROOT = Path(__file__).parents[1]
+RECORDS = sorted((ROOT / "reports" / "recorded").glob("*.json"))
+JUDGED = ("claim", "model", "verdict", "specificity", "threshold", "exception", "conditions")
+
+
+@pytest.mark.parametrize("file", RECORDS, ids=lambda file: file.stem)
+def test_a_record_judged_again_says_what_it_said(file: Path, tmp_path: Path) -> None:
+    """A claim, threshold or rule that changed shows here: record again, and say so."""
+    command = [sys.executable, "-m", "pytest", "claims", "--recorded", str(file)]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    kept, again = read_run(file), read_run(tmp_path)
+    # Published curves are judged beside the toy; they are no part of its record's landscapes.
+    models = {one.model for one in kept.landscapes}
+    before = {one["claim"]: one for one in kept.claims if one["model"] in models}
+    after = {one["claim"]: one for one in again.claims}
+    assert before.keys() == after.keys()
+    for claim, one in before.items():
+        assert [after[claim][key] for key in JUDGED] == [one[key] for key in JUDGED], claim
+        for kind in ("controls", "variations"):
+            for old, new in zip(one[kind], after[claim][kind], strict=True):
+                assert (old["name"], old["verdict"]) == (new["name"], new["verdict"]), claim
+        effects = [math.nan if x["effect"] is None else x["effect"] for x in (one, after[claim])]
+        assert effects[0] == pytest.approx(effects[1], rel=1e-9, nan_ok=True)
+    assert {one["claim"] for one in kept.skipped if one["model"] in models} == {
+        one["claim"] for one in again.skipped
+    }
+
+
+def test_there_are_records_and_they_hold_no_representations() -> None:
+    assert RECORDS
+    for file in RECORDS:
+        assert file.stat().st_size < 5_000_000
+        settings = read_run(file).environment["settings"]
+        assert settings["command"].startswith("pytest claims") and settings["device"]
+
+
+def test_two_records_are_judged_and_shown_side_by_side(tmp_path: Path) -> None:
+    text = json.loads(RECORDS[0].read_text())
+    files = [tmp_path / "first.json", tmp_path / "second.json"]
+    for file in files:
+        file.write_text(json.dumps(text))
+    model = read_run(RECORDS[0]).landscapes[0].model
+    command = [sys.executable, "-m", "pytest", "claims", "--out", str(tmp_path / "out")]
+    for file in files:
+        command += ["--recorded", str(file)]
+    subprocess.run(command, cwd=ROOT, capture_output=True, timeout=300, check=False)
+    command = [sys.executable, "-m", "harness.cli", "report", *map(str, files)]
+    command += ["--out", str(tmp_path / "report")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    for folder in ("out", "report"):
+        page = (tmp_path / folder / "report.html").read_text()
+        assert f"{model} (first)" in page and f"{model} (second)" in page
+    files[0].write_text(json.dumps(text | {"record": 99}))
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and "first.json: field 'record' is 99" in done.stderr
+    with pytest.raises(RecordError, match="cannot be read"):
+        read_run(tmp_path / "nowhere.json")

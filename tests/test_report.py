@@ -1,0 +1,314 @@
+"""Runs as files, and the report: what it says, how it looks, that it needs nothing else."""
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.errors import RecordError
+from harness.geometry.interval import interval_of
+from harness.landscape import CURVES, OVERLAP, Draw, Landscape, Tree
+from reports import figures
+from reports.render import render
+from reports.run import Run, read_run, read_runs
+from reports.view import Report, Scale, number
+
+HOSTILE = "<script>alert('|')</script> $\\frac"
+LABELS = ("anatomy", HOSTILE, "virology")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+def landscape(condition: str, model: str = "small", **changes: object) -> Landscape:
+    rng = np.random.default_rng(len(condition))
+    layers = (1, 2, 3, 4)
+    names = (*CURVES, OVERLAP) if "@" in condition else CURVES
+
+    def curves() -> dict[str, tuple[float, ...]]:
+        return {name: tuple(rng.random(4).tolist()) for name in names}
+
+    tree = Tree(2, ((0.0, 1.0, 0.5, 2.0), (2.0, 3.0, 1.5, 3.0)), LABELS, (1.0, 0.5, 1.0))
+    made = Landscape(
+        model, condition, layers, curves(), 3, 0.5, {"questions": 40}, (Draw(curves(), 0.4),) * 2
+    )
+    return replace(made, tree=None if "@" in condition else tree, **changes)
+
+
+def verdict(claim: str = "one", model: str = "small", **changes: object) -> dict[str, object]:
+    return {
+        "claim": claim,
+        "model": model,
+        "verdict": "reproduced",
+        "effect": 0.5,
+        "interval": [0.4, 0.6],
+        "threshold": 0.2,
+        "direction": "at least",
+        "conditions": ["0-shot", "5-shot"],
+        "layers": "all",
+        "sentence": f"The finding {claim}.",
+        "section": "Section 1: what is found.",
+        "exception": None,
+        "seconds": 0.1,
+        "source": "arXiv 2409.03662",
+        "controls": [],
+        "variations": [],
+        "specificity": None,
+    } | changes
+
+
+def finding(name: str, effect: float | None, word: str = "not reproduced") -> dict[str, object]:
+    return {"name": name, "verdict": word, "effect": effect, "interval": [None, None]}
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    settings = {"not_measured": [f"{HOSTILE}: too few"], "command": "pytest claims"}
+    controls = [finding("random-weights-0", 0.1), finding("mixed-shots", 0.9, "reproduced")]
+    claims = [
+        verdict(controls=controls, specificity="specific to learning"),
+        verdict("two", verdict="not reproduced", direction="at most", sentence=HOSTILE),
+        verdict("three", verdict="inconclusive", effect=None, interval=[None, None]),
+        verdict("four", verdict="not reproduced", exception="it is small", variations=controls),
+        verdict("one", "published:big", interval=None),
+    ]
+    skipped = [
+        {"claim": "five", "model": "small", "sentence": "Five.", "section": "B", "reason": HOSTILE}
+    ]
+    landscapes = [
+        *(landscape(name) for name in ("0-shot", "5-shot", "fine-tuned", "fine-tuned@10")),
+        landscape("5-shot", control="random-weights-0"),
+        landscape("5-shot", variation="Z 0"),
+    ]
+    return Run({"settings": settings, "versions": {"torch": "2"}}, claims, skipped, landscapes)
+
+
+def test_a_run_is_the_same_from_its_folder_and_its_record(run: Run, tmp_path: Path) -> None:
+    run.write_folder(tmp_path / "out")
+    run.write_record(tmp_path / "record.json")
+    for path in (tmp_path / "out", tmp_path / "record.json"):
+        read = read_run(path)
+        assert json.dumps([read.environment, read.claims, read.skipped]) == json.dumps(
+            [run.environment, run.claims, run.skipped]
+        )
+        assert [one.to_json() for one in read.landscapes] == [
+            one.to_json() for one in run.landscapes
+        ]
+
+
+def test_models_of_one_name_are_told_by_their_files(run: Run, tmp_path: Path) -> None:
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    for file in files:
+        run.write_record(file)
+    report = Report(read_runs(files))
+    assert report.models == ["small (a)", "small (b)"] and report.published == ["published:big"]
+    assert {one.model for one in report.landscapes} == set(report.models)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"record": 3}, "field 'record' is 3, not 2; update this project"),
+        ({"record": 1}, "field 'record' is 1, not 2; run the claims again with --record"),
+        ({"claims": [{}]}, "field claims[0]: 'claim' is a required property"),
+        ({"claims": [verdict(verdict="maybe")]}, "field claims[0].verdict: 'maybe' is not one of"),
+        ({"claims": [verdict(more=1)]}, "('more' was unexpected)"),
+        ({"surprise": 1}, "('surprise' was unexpected)"),
+        ({"landscapes": {}}, "field landscapes: {} is not of type 'array'"),
+        ({"landscapes": [{"schema": 2}]}, "landscapes[0]: 'model' is a required property"),
+        ({"landscapes": [{"schema": 3}]}, "landscapes[0]: field 'schema' is 3, not 2; update"),
+    ],
+)
+def test_a_record_that_is_none_is_refused_in_a_sentence(
+    run: Run, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    file = tmp_path / "record.json"
+    run.write_record(file)
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(RecordError, match=re.escape(message)) as refused:
+        read_run(file)
+    assert str(refused.value).startswith(str(file)) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("layer", [1, "2", 3, 4], "field layer[1]: '2' is not of type 'integer'"),
+        ("accuracy", 1.5, "field accuracy: 1.5 is greater than the maximum of 1"),
+        ("curves", {"density_peaks": [1.0, None, "x", 2.0]}, "field curves.density_peaks[2]"),
+        ("curves", {"density_peaks": [1.0]}, "curve 'density_peaks' has 1 values for 4 layers"),
+        ("subjects", 0, "field subjects: 0 is less than the minimum of 1"),
+    ],
+)
+def test_a_landscape_that_is_none_is_refused_with_its_field(
+    field: str, value: object, message: str
+) -> None:
+    table = json.loads(landscape("0-shot").to_json()) | {field: value}
+    with pytest.raises(RecordError, match=re.escape(message)):
+        Landscape.from_json(json.dumps(table), "file.json")
+
+
+def test_a_name_in_a_results_file_cannot_lead_out_of_its_folder(run: Run, tmp_path: Path) -> None:
+    run.write_folder(tmp_path / "out")
+    outside = tmp_path / "outside.json"
+    outside.write_text(run.landscapes[0].to_json())
+    results = tmp_path / "out" / "results.json"
+    results.write_text(json.dumps(json.loads(results.read_text()) | {"landscapes": [str(outside)]}))
+    with pytest.raises(RecordError, match=r"out/outside\.json: cannot be read"):
+        read_run(tmp_path / "out")
+
+
+FINITE = st.floats(-1e6, 1e6)
+INTERVAL = st.none() | st.tuples(st.none() | FINITE, st.none() | FINITE)
+
+
+@given(
+    found=st.lists(st.tuples(st.none() | FINITE, INTERVAL), max_size=5),
+    threshold=FINITE,
+)
+def test_a_bar_shows_effects_on_the_side_of_the_threshold_where_they_are(
+    found: list[tuple[float | None, tuple[float | None, float | None] | None]], threshold: float
+) -> None:
+    tables = [{"effect": effect, "interval": bounds} for effect, bounds in found]
+    scale = Scale.over(tables, threshold)
+    line = scale.at(threshold)
+    assert 0 < line < 100
+    for effect, _ in found:
+        if effect is not None:
+            # Every effect is inside, not cut off at an end; an interval may be.
+            assert 0 < scale.at(effect) < 100
+            assert (scale.at(effect) >= line) if effect >= threshold else (scale.at(effect) <= line)
+
+
+def test_labels_do_not_lie_over_each_other() -> None:
+    conditions = ("0-shot", "1-shot", "2-shot", "5-shot", "fine-tuned")
+    same = [replace(landscape("0-shot"), condition=condition) for condition in conditions]
+    for few in (same, [replace(one, curves=dict.fromkeys(CURVES, (1.0,) * 4)) for one in same]):
+        axis = figures.profile(few, "core_fraction").axes[0]
+        heights = sorted(text.get_position()[1] for text in axis.texts)
+        assert {text.get_text() for text in axis.texts} == set(conditions)
+        assert min(np.diff(heights)) >= figures.LABEL_GAP - 1e-9 and max(heights) < 1.05
+
+
+def test_a_band_is_the_interval_of_every_layer() -> None:
+    own = landscape("5-shot")
+    own = replace(own, draws=(own.draws[0], Draw(own.curves, 0.5)))
+    axis = figures.profile([own], "core_fraction").axes[0]
+    (band,) = axis.collections
+    drawn = {tuple(np.round(point, 9)) for point in band.get_paths()[0].vertices}
+    for depth, value, draw in zip(
+        (0.25, 0.5, 0.75, 1.0),
+        own.curves["core_fraction"],
+        own.draws[0].curves["core_fraction"],
+        strict=True,
+    ):
+        bounds = interval_of(value, [draw, value])
+        assert bounds and {(depth, round(end, 9)) for end in bounds} <= drawn
+
+
+def test_the_markdown_has_every_verdict_in_whole_tables(run: Run, tmp_path: Path) -> None:
+    run.write_record(tmp_path / "record.json")
+    render([tmp_path / "record.json"], tmp_path)
+    lines = (tmp_path / "report.md").read_text().splitlines()
+    tables = [list(group) for group in _tables(lines)]
+    assert len(tables) >= 3
+    for table in tables:
+        columns = {len(re.findall(r"(?<!\\)\|", row)) for row in table}
+        assert len(columns) == 1 and set(table[1]) <= set("| -")
+    rows = {row.split(" | ")[0].strip("| "): row for row in tables[0]}
+    assert "| reproduced | 0.500 [0.400, 0.600] | at least 0.2 |" in rows["one"]
+    assert "not reproduced (stated)" in rows["four"] and "unknown [unbounded]" in rows["three"]
+    assert "not judged: &lt;script>" in rows["five"]
+
+
+def _tables(lines: list[str]) -> list[list[str]]:
+    found: list[list[str]] = [[]]
+    for line in lines:
+        if line.startswith("|"):
+            found[-1].append(line)
+        elif found[-1]:
+            found.append([])
+    return [table for table in found if table]
+
+
+class Page(HTMLParser):
+    """What a page has: its tags, the addresses that it asks for, and its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.sources: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def page(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    run.write_record(folder / "record.json")
+    return render([folder / "record.json"], folder)
+
+
+def test_the_page_needs_nothing_else_and_escapes_what_it_shows(page: Path) -> None:
+    text = page.read_text()
+    found = Page(text)
+    assert "script" not in found.tags and "link" not in found.tags and "iframe" not in found.tags
+    assert all(one.startswith(("data:image/svg+xml;base64,", "#")) for one in found.sources)
+    assert HOSTILE in found.text and "<script" not in text
+    assert page.stat().st_size < 5_000_000
+    # A panel a quantity of the model and of the reference; a dendrogram a condition; the controls'
+    # and the checkpoints'.
+    assert found.tags.count("img") == 2 * len(figures.QUANTITIES) + 3 + 1 + 1
+    assert "Traceback" not in found.text and "Warning" not in found.text
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+@pytest.mark.parametrize("width", [375, 1280])
+def test_the_page_fits_a_phone_and_a_desk(page: Path, tmp_path: Path, width: int) -> None:
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        f"<iframe id=f width={width} height=800 src='file://{page}'></iframe><pre id=o></pre>"
+        "<script>onload = () => { const d = f.contentDocument; o.textContent = JSON.stringify({"
+        "wide: d.documentElement.scrollWidth,"
+        "broken: [...d.images].filter(i => !i.naturalWidth).length,"
+        "bars: d.querySelectorAll('svg.bar').length,"
+        "top: d.querySelector('table.verdicts').getBoundingClientRect().top }); }</script>"
+    )
+    dom = _chromium("--dump-dom", str(frame))
+    shown = json.loads(dom.partition('<pre id="o">')[2].partition("</pre>")[0])
+    assert shown["wide"] <= width and shown["broken"] == 0 and shown["bars"] == 4
+    assert shown["top"] < 400  # verdicts are on the first screen
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_the_page_prints(page: Path, tmp_path: Path) -> None:
+    _chromium(f"--print-to-pdf={tmp_path / 'report.pdf'}", str(page))
+    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
+
+
+def _chromium(option: str, page: str) -> str:
+    quiet = "disable-gpu disable-quic no-first-run disable-background-networking disable-sync"
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--allow-file-access-from-files"]
+    command += [f"--{one}" for one in quiet.split()] + [option, f"file://{page}"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.12345, "0.123"), (-0.0001, "0.000"), (-0.5, "-0.500"), (None, "unknown")],
+)
+def test_numbers(value: float | None, text: str) -> None:
+    assert number(value) == text

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fixtures.cases import TOY
+from fixtures.conditions import find
 from fixtures.measured import Measured
 from fixtures.verdict import Finding, Verdict
 from harness.controls import control_landscapes, null_controls
@@ -212,3 +213,11 @@ def test_a_record_keeps_controls_variations_and_trees_apart(
     (read,) = Measured.by_model(read_run(tmp_path / "record.json").landscapes).values()
     assert read.own["2-shot"].to_json() == own.to_json()
     assert list(read.controls) == ["embeddings"] and list(read.variations) == ["Z 0"]
+
+
+def test_a_share_of_nothing_is_unknown_not_an_error() -> None:
+    one = Landscape("m", "0-shot", (1,), {"ari_answers": (0.0,)}, 2)
+    answers = "ari_answers"
+    contrast = lambda of: 1.0 / of.zero_shot.curve(answers).maximum  # noqa: E731
+    found = find(contrast, {"0-shot": one}, "Z 4", 0.5, "at least")
+    assert math.isnan(found.effect) and found.verdict == "inconclusive"

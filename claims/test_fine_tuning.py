@@ -2,7 +2,7 @@
 
 import pytest
 
-from fixtures.conditions import ConditionSet, Judge, known_accuracy
+from fixtures.conditions import ConditionSet, Judge
 from harness.landscape import OVERLAP
 
 CHANCE = 0.25
@@ -33,9 +33,9 @@ def test_shots_and_fine_tuning_answer_equally_well(landscapes: ConditionSet, jud
     """The accuracies with shots and after fine-tuning are close all the same."""
 
     def difference(of: ConditionSet) -> float:
-        return abs(known_accuracy(of.most_shots) - known_accuracy(of.fine_tuned))
+        return abs(of.most_shots.known_accuracy - of.fine_tuned.known_accuracy)
 
-    best = max(known_accuracy(one) for one in (landscapes.most_shots, landscapes.fine_tuned))
+    best = max(one.known_accuracy for one in (landscapes.most_shots, landscapes.fine_tuned))
     if best < CHANCE + 0.05:
         pytest.skip(f"is about models that learn to answer; this one guesses ({best:.2f})")
     # 0.05: the paper says close and gives no size; five answers in a hundred.
@@ -53,7 +53,7 @@ def test_in_accurate_models_shots_group_by_answer_too(
 ) -> None:
     """In accurate models the late layers with shots are near to the fine-tuned ones."""
     tuned = landscapes.fine_tuned
-    if known_accuracy(tuned) <= HIGH_ACCURACY:
+    if tuned.known_accuracy <= HIGH_ACCURACY:
         pytest.skip(f"is about models above 75 %; this one has {tuned.accuracy:.2f}")
 
     def share(of: ConditionSet) -> float:

@@ -1,13 +1,16 @@
 """The paper's section 4.2: few-shot prompts group the early layers by subject."""
 
+import math
+
 import numpy as np
 import pytest
 
-from fixtures.conditions import ConditionSet, Judge, known_accuracy
+from fixtures.conditions import ConditionSet, Judge
+from fixtures.verdict import OURS
 from harness.landscape import Landscape
-from reports.run import OURS
 
 LOW_ACCURACY, HIGH_ACCURACY = 0.56, 0.62
+GROUPED = 0.1  # ARI of early layers from which on it is told how much of it is lost
 
 
 def at_best_layer(landscape: Landscape, name: str) -> float:
@@ -104,11 +107,11 @@ def test_the_dendrogram_puts_kindred_subjects_together(
         )
         return kindred - chance
 
-    # 0: more than in 95 of 100 tables in which the subjects' categories are dealt out anew. The
-    # paper shows the dendrogram and gives no number.
+    # 0.01 of the mean height, which is more than rounding, above 95 of 100 tables in which the
+    # subjects' categories are dealt out anew. The paper shows the dendrogram and gives no number.
     judge(
         excess,
-        at_least=0.0,
+        at_least=0.01,
         conditions=[landscapes.most_shots],
         layers="that of the largest ARI with subjects within depth 0 to 0.5",
     )
@@ -120,7 +123,7 @@ def test_better_models_group_by_subject_without_shots(
 ) -> None:
     """Without shots, models that answer well group by subject, and models that do not hardly do."""
     zero = landscapes.zero_shot
-    accuracy = known_accuracy(zero)
+    accuracy = zero.known_accuracy
     if LOW_ACCURACY <= accuracy <= HIGH_ACCURACY:
         pytest.skip(f"is about models below 56 % or above 62 %; this one has {accuracy:.2f}")
     # The paper: about 0.25 above 62 % accuracy, less than 0.18 below 56 %.
@@ -136,23 +139,26 @@ def test_better_models_group_by_subject_without_shots(
 
 @pytest.mark.claim("subjects-fade", source=OURS)
 def test_with_shots_the_grouping_by_subject_fades(landscapes: ConditionSet, judge: Judge) -> None:
-    """With shots, the grouping by subject of the early layers is gone from the late ones.
+    """With shots, the late layers have lost most of the early ones' grouping by subject.
 
     Prompts with shots carry their subject into any network, trained or not: what a trained one
     does is to let go of it.
     """
 
-    def fading(of: ConditionSet) -> float:
+    def lost(of: ConditionSet) -> float:
         few = of.most_shots.curve("ari_subjects")
-        return few.between(0, 0.5).maximum - few.between(0.6, 1).median
+        early = few.between(0, 0.5).maximum
+        # Of next to nothing no share can be told.
+        return 1 - few.between(0.6, 1).median / early if early >= GROUPED else math.nan
 
-    # 0.2: as much as shots must add to count as grouping. The authors' own curves have 0.66 or
-    # more.
+    if math.isnan(lost(landscapes)):
+        pytest.skip(f"is about models whose early layers group by subject (ARI {GROUPED} or more)")
+    # 0.5: most of it. The authors' own curves have 0.95 or more.
     judge(
-        fading,
-        at_least=0.2,
+        lost,
+        at_least=0.5,
         conditions=[landscapes.most_shots],
-        layers="the maximum within depth 0 to 0.5 against the median of 0.6 to 1",
+        layers="the median of depth 0.6 to 1, of the maximum within 0 to 0.5",
     )
 
 

@@ -13,9 +13,9 @@ from harness.protocol import Control, PromptFormat
 # What labels cannot change: that a control of labels leaves them as they are says nothing.
 UNLABELLED = ("intrinsic_dimension", "density_peaks", "core_fraction")
 
-# In these the network is the trained one: they tell what it does with other shots, not what it
-# would do without having learnt.
-TRAINED = ("other-shots", "other-shots-by-shots", "mixed-shots")
+# In these the network is the trained one: they tell what it does with other shots, or what labels
+# give by chance, and not what it would do without having learnt.
+TRAINED = ("other-shots", "other-shots-by-shots", "mixed-shots", "shuffled-labels")
 
 MEANING = {
     "random-weights": "the same architecture with weights as drawn, never trained",

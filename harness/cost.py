@@ -31,8 +31,14 @@ def counted(folder: Path, device: str) -> Iterator[None]:
     try:
         yield
     finally:
-        seconds = read_cost(folder).get("seconds", 0.0) + time.monotonic() - started
-        write_whole(folder / FILE, json.dumps({"seconds": seconds, "device": device}) + "\n")
+        # Nothing is left where nothing was made.
+        if any(path.name != FILE for path in folder.iterdir()):
+            _add(folder, time.monotonic() - started, device)
+
+
+def _add(folder: Path, seconds: float, device: str) -> None:
+    seconds += read_cost(folder).get("seconds", 0.0)
+    write_whole(folder / FILE, json.dumps({"seconds": seconds, "device": device}) + "\n")
 
 
 def read_cost(folder: Path) -> dict[str, Any]:

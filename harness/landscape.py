@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import RecordError
-from harness.schemas import check_table, read_schema
+from harness.geometry.interval import interval_of
+from harness.protocol import DRAW_SHARE
+from harness.schemas import check_table, read_json, read_schema
 
 SCHEMA = read_schema(Path(__file__).with_name("landscape.schema.json"))
 VERSION: int = SCHEMA["properties"]["schema"]["const"]
@@ -27,6 +29,7 @@ CURVES = (
     "kindred",
     "kindred_by_chance",
 )
+PUBLISHED = "published:"  # how the names of models begin whose curves were published
 # Of a fine-tuned checkpoint too: the share of neighbours that it has in common with the model
 # before fine-tuning.
 OVERLAP = "overlap_with_start"
@@ -97,6 +100,16 @@ class Tree:
     labels: tuple[str, ...]
     shares: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        peaks = len(self.labels)
+        if (len(self.linkage), len(self.shares)) != (peaks - 1, peaks):
+            raise RecordError(
+                f"tree: {len(self.linkage)} joins and {len(self.shares)} shares for {peaks} peaks"
+            )
+        for number, (one, other, *_) in enumerate(self.linkage):
+            if not (0 <= one != other >= 0 and max(one, other) < peaks + number):
+                raise RecordError(f"tree: linkage[{number}] joins what is not there")
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -134,6 +147,10 @@ class Landscape:
     tree: Tree | None = None
 
     def __post_init__(self) -> None:
+        if not self.layer or self.layer[-1] < 1 or sorted(set(self.layer)) != list(self.layer):
+            raise RecordError(
+                f"{self.model}, {self.condition}: layers are not ascending, or without one above 0"
+            )
         for curves in (self.curves, *(draw.curves for draw in self.draws)):
             for name, values in curves.items():
                 if len(values) != len(self.layer):
@@ -141,6 +158,34 @@ class Landscape:
                         f"{self.model}, {self.condition}: curve {name!r} has {len(values)} values "
                         f"for {len(self.layer)} layers"
                     )
+
+    @property
+    def shots(self) -> int | None:
+        """The number of shots of an `n-shot` condition, None of any other."""
+        count, _, rest = self.condition.partition("-")
+        return int(count) if rest == "shot" and count.isdecimal() else None
+
+    def band(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        """Return the interval of every layer's value of a curve, NaN where unknown or unbounded.
+
+        None without draws.
+        """
+        draws = [draw.curves[name] for draw in self.draws]
+        found = [
+            interval_of(value, values, DRAW_SHARE)
+            for value, *values in zip(self.curves[name], *draws, strict=True)
+        ]
+        if None in found:
+            return None
+        low, high = np.array(found, dtype=np.float64).T
+        low[~np.isfinite(low)], high[~np.isfinite(high)] = math.nan, math.nan
+        return low, high
+
+    @property
+    def accuracy_interval(self) -> tuple[float, float] | None:
+        """The interval of the accuracy; None where it is not known."""
+        known = [draw.accuracy for draw in self.draws if draw.accuracy is not None]
+        return None if self.accuracy is None else interval_of(self.accuracy, known, DRAW_SHARE)
 
     def drawn(self, number: int) -> Landscape:
         """Return the landscape of one of `draws`."""
@@ -153,14 +198,14 @@ class Landscape:
         return Curve(depth, np.array(self.curves[name], dtype=np.float64))
 
     def to_json(self) -> str:
-        """Return the landscape as JSON text; NaN becomes null."""
+        """Return the landscape as JSON text; NaN and the infinities become null."""
         table = asdict(self) | {"schema": VERSION}
         for part in (table, *table["draws"]):
             part["curves"] = {
-                name: [None if math.isnan(value) else value for value in values]
+                name: [value if math.isfinite(value) else None for value in values]
                 for name, values in part["curves"].items()
             }
-        return json.dumps(table, indent=1, sort_keys=True) + "\n"
+        return json.dumps(table, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str, name: str = "landscape") -> Landscape:
@@ -169,20 +214,21 @@ class Landscape:
         name: the file's name, for messages.
         Raises RecordError if the text is not such a landscape.
         """
-        try:
-            table = json.loads(text)
-        except ValueError as error:
-            raise RecordError(f"{name}: not a landscape ({error}); measure it again") from error
-        table = {**check_table(table, SCHEMA, "schema", name, "measure it again")}
+        return cls.from_table(read_json(text, name, "measure it again"), name)
+
+    @classmethod
+    def from_table(cls, found: object, name: str) -> Landscape:
+        """Return the landscape of a JSON value. Raises RecordError as `from_json` does."""
+        table = {**check_table(found, SCHEMA, "schema", name, "measure it again")}
         del table["schema"]
         table["layer"] = tuple(table["layer"])
         table["draws"] = tuple(
             Draw(_curves(draw["curves"]), draw.get("accuracy")) for draw in table.get("draws", ())
         )
         table["curves"] = _curves(table["curves"])
-        if table.get("tree"):
-            table["tree"] = _tree(table["tree"])
         try:
+            if table.get("tree"):
+                table["tree"] = _tree(table["tree"])
             return cls(**table)
         except RecordError as error:
             raise RecordError(f"{name}: {error}; measure it again") from error
@@ -216,7 +262,7 @@ def _published(model: str, entry: Mapping[str, Any], path: Path) -> dict[str, La
     missing = [None] * len(layers)
     return {
         condition: Landscape(
-            f"published:{model}",
+            f"{PUBLISHED}{model}",
             condition,
             layers,
             {name: _numbers(entry.get(name, {}).get(condition, missing)) for name in CURVES},

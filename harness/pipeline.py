@@ -35,7 +35,7 @@ from harness.questions.mmlu import load_questions
 from harness.questions.prompts import build_prompt
 from harness.questions.question import LETTERS, Question, QuestionSet
 from harness.store import Store
-from harness.training_record import RECORD, learnt, trained_on, training_seconds
+from harness.training_record import RECORD, learnt, trained_on, training
 
 if TYPE_CHECKING:
     from harness.measurement import Labels
@@ -296,7 +296,7 @@ class Experiment:
                 "cost": {
                     "extraction": read_cost(folder).get("seconds"),
                     "measuring": time.monotonic() - started,
-                    "training": training_seconds(self.adapter) if self.adapter else None,
+                    "training": training(self.adapter)[1] if self.adapter else None,
                     "device": read_cost(folder).get("device"),
                 }
             },
@@ -329,6 +329,7 @@ class Experiment:
             "questions": len(self.questions.questions),
             "questions_fingerprint": self.questions.fingerprint,
             "trained_on": self._trained_on(),
+            "FineTuning": training(self.adapter)[0] if self.adapter else None,
             **{
                 type(part).__name__: asdict(part)
                 for part in (self.subset, prompt, self.extraction, self.geometry, self.control)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,30 @@ def read_schema(file: Path) -> Table:
     """Return the schema in `file`, a file of ours."""
     schema: Table = json.loads(file.read_text(encoding="utf-8"))
     return schema
+
+
+def read_json(text: str, name: str, way_out: str) -> object:
+    """Return the JSON value of `text`, whose numbers are all finite.
+
+    name: of the file, for messages; way_out: what the user can do.
+
+    Raises RecordError for text that is none, or for a number that is not finite.
+    """
+
+    def number(digits: str) -> float:
+        value = float(digits)
+        if not math.isfinite(value):
+            raise ValueError(f"the number {digits[:20]} is not finite")
+        return value
+
+    def whole(digits: str) -> int:
+        number(digits)
+        return int(digits)
+
+    try:
+        return json.loads(text, parse_float=number, parse_int=whole, parse_constant=number)
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{name}: is not JSON ({error}); {way_out}") from error
 
 
 def check_table(table: object, schema: Table, version: str, name: str, way_out: str) -> Table:

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import json
 import os
+import re
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from harness.errors import SettingsError
 from harness.processes import ALONE, Processes
+
+CHECKSUMS = "checksums.json"
+# What the disk, not the program, can refuse; anything else is not the user's to put right.
+REFUSED = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
+    errno.EEXIST, errno.ENOTDIR,
+}  # fmt: skip
 
 
 class Store:
@@ -19,16 +32,29 @@ class Store:
 
     An entry is made in a folder of its own and renamed when it is complete, so a run that is
     stopped at any moment leaves no half of an entry under its key. What it had made by then stays
-    for the next run, which may go on from there.
+    for the next run, which may go on from there. An entry whose files are not what was written
+    (`checksums.json` tells) is not found, and made again.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._whole: set[Path] = set()
 
     def find(self, kind: str, key: str) -> Path | None:
-        """Return the entry's folder, or None if there is none."""
+        """Return the entry's folder, or None if there is none; warn of one that is damaged."""
         folder = self.root / kind / key
-        return folder if folder.is_dir() else None
+        if not folder.is_dir():
+            return None
+        if folder not in self._whole:
+            damaged = _damaged(folder)
+            if damaged:
+                warnings.warn(
+                    f"{folder}: {damaged} is not what was written; it is computed again",
+                    stacklevel=2,
+                )
+                return None
+            self._whole.add(folder)
+        return folder
 
     def find_or_make(
         self, kind: str, key: str, make: Callable[[Path], None], processes: Processes = ALONE
@@ -40,18 +66,19 @@ class Store:
 
         Of two runs that ask for the same entry, one makes it and the other waits.
 
-        Raises SettingsError if the store's folder cannot be made.
+        Raises SettingsError if the store cannot be written: it is no folder, its disk is full.
         """
         found = self.find(kind, key)
         if found and processes.count == 1:
             return found
+        with _explained(self.root, "as --store; what is finished is kept"):
+            return self._make(kind, key, make, processes)
+
+    def _make(
+        self, kind: str, key: str, make: Callable[[Path], None], processes: Processes
+    ) -> Path:
         home = self.root / kind
-        try:
-            home.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SettingsError(
-                f"{self.root}: cannot be a store ({error.strerror}); give another folder as --store"
-            ) from error
+        home.mkdir(parents=True, exist_ok=True)
         with _held(FileLock(home / f"{key}.lock"), processes):
             # Another run may have made it while we waited; the lock keeps all our processes agreed.
             found = self.find(kind, key)
@@ -68,7 +95,10 @@ class Store:
                 raise
             processes.wait()
             if processes.is_main:
+                write_whole(unfinished / CHECKSUMS, json.dumps(_checksums(unfinished)) + "\n")
+                shutil.rmtree(home / key, ignore_errors=True)  # one that was damaged
                 os.rename(unfinished, home / key)
+        self._whole.add(home / key)
         return home / key
 
     def forget_unfinished(self, kind: str, key: str) -> None:
@@ -105,8 +135,61 @@ def _held(lock: FileLock, processes: Processes) -> Iterator[None]:
         processes.wait()
 
 
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS)
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file in `folder`, by its path there."""
+    found = {}
+    for path in _files(folder):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+        found[path.relative_to(folder).as_posix()] = digest.hexdigest()
+    return found
+
+
+def _damaged(folder: Path) -> str | None:
+    """Return a file of an entry that is not what was written; None of a whole one."""
+    file = folder / CHECKSUMS
+    if not file.exists():
+        return CHECKSUMS
+    try:
+        written = json.loads(file.read_text(encoding="utf-8"))
+        there = _checksums(folder)
+    except (OSError, ValueError) as error:
+        return f"{CHECKSUMS} ({error})"
+    differ = [name for name in {**written, **there} if written.get(name) != there.get(name)]
+    return min(differ, default=None)
+
+
 def write_whole(path: Path, text: str) -> None:
-    """Write `text` to `path` so that a reader sees the old file or the new one, never a part."""
+    """Write `text` to `path` so that a reader sees the old file or the new one, never a part.
+
+    Raises SettingsError if the disk refuses it.
+    """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
+    with _explained(path, "for it"):
+        try:
+            unfinished.write_text(text, encoding="utf-8")
+            os.replace(unfinished, path)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _explained(path: Path, use: str) -> Iterator[None]:
+    """Turn what the disk refuses into a sentence for the user."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        # safetensors writes its files itself, and has the system's number in its text.
+        found = re.search(r"os error (\d+)", str(error))
+        code = int(found[1]) if found else getattr(error, "errno", None)
+        if code not in REFUSED:
+            raise
+        raise SettingsError(
+            f"{path}: cannot be written ({os.strerror(code)}); make room there, or give another "
+            f"folder {use}"
+        ) from error

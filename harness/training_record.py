@@ -41,12 +41,12 @@ def learnt(adapter: Path) -> set[str]:
     return set(read_record(adapter.parent).get("learnt", ()))
 
 
-def training_seconds(adapter: Path) -> float | None:
-    """Return how long the training of `adapter` took; None if it is not recorded."""
+def training(adapter: Path) -> tuple[dict[str, Any] | None, float | None]:
+    """Return the settings that trained `adapter` and the seconds; None if it is not recorded."""
     if not (adapter.parent / RECORD).is_file():
-        return None
-    seconds = read_record(adapter.parent).get("seconds")
-    return float(seconds) if isinstance(seconds, int | float) else None
+        return None, None
+    record = read_record(adapter.parent)
+    return record.get("FineTuning"), record.get("seconds")
 
 
 def trained_on(adapter: Path) -> dict[str, Any] | str:

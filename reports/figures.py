@@ -18,9 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.cluster.hierarchy import dendrogram as draw_dendrogram
 
-from harness.geometry.interval import interval_of
-from harness.landscape import OVERLAP, Landscape, Tree
-from harness.protocol import DRAW_SHARE
+from harness.landscape import OVERLAP, PUBLISHED, Landscape, Tree
 
 QUANTITIES = {
     "intrinsic_dimension": "intrinsic dimension",
@@ -36,7 +34,11 @@ COLORS = {
     "5-shot": "#0072B2",
     "fine-tuned": "#D55E00",
 }
-OTHER_COLORS = ("#CC79A7", "#E69F00", "#7F7F7F", "#009E73", "#56B4E9", "#000000", "#D55E00")
+# For lines and labels of no fixed color; Okabe and Ito's yellow is too pale for text.
+PALETTE = (
+    "#E69F00", "#CC79A7", "#009E73", "#56B4E9", "#D55E00", "#0072B2", "#8C7A00", "#000000",
+)  # fmt: skip
+UNKNOWN = "#7F7F7F"
 STYLE: Any = {
     "font.size": 8,
     "axes.spines.top": False,
@@ -45,6 +47,7 @@ STYLE: Any = {
     "svg.hashsalt": "landscape",  # the same figure is the same bytes
     "text.parse_math": False,  # names may hold a $
 }
+Lines = dict[str, tuple[Landscape, Any]]  # by label: what is drawn, and its color
 LABEL_GAP = 0.075  # of an axis's height, between the labels at its right
 WIDTH, HEIGHT = 4.4, 2.3  # inches
 
@@ -52,9 +55,10 @@ WIDTH, HEIGHT = 4.4, 2.3  # inches
 def profile(landscapes: Sequence[Landscape], quantity: str) -> Figure:
     """Return one quantity over relative depth, a line a condition."""
     figure, axis = _panel()
+    others = [one.condition for one in landscapes if one.condition not in COLORS]
     lines = {
-        landscape.condition: (landscape, COLORS.get(landscape.condition, OTHER_COLORS[0]))
-        for landscape in landscapes
+        one.condition: (one, COLORS.get(one.condition) or _cycled(others.index(one.condition)))
+        for one in landscapes
     }
     _draw(axis, lines, quantity)
     axis.set_ylabel(QUANTITIES[quantity])
@@ -66,9 +70,9 @@ def under_controls(
 ) -> Figure:
     """Return one quantity over relative depth as it is, and under each null control."""
     figure, axis = _panel()
-    lines = {"as it is": (own, COLORS["5-shot"])}
+    lines: Lines = {"as it is": (own, COLORS["0-shot"])}
     for number, (name, landscape) in enumerate(controls.items()):
-        lines[name] = (landscape, OTHER_COLORS[number % len(OTHER_COLORS)])
+        lines[name] = (landscape, _cycled(number))
     _draw(axis, lines, quantity)
     axis.set_ylabel(f"{own.condition}: {QUANTITIES[quantity]}")
     return figure
@@ -77,22 +81,19 @@ def under_controls(
 def overlap(checkpoints: Sequence[Landscape]) -> Figure:
     """Return the overlap of fine-tuned checkpoints with the model before, a line a checkpoint."""
     figure, axis = _panel()
-    shades = mpl.colormaps["cividis_r"]
-    lines = {
-        one.condition.partition("@")[2]: (one, shades((number + 1) / (len(checkpoints) + 1)))
+    shades = mpl.colormaps["cividis_r"]  # its palest third would not be seen on white
+    lines: Lines = {
+        one.condition.partition("@")[2]: (one, shades(0.35 + 0.65 * number / len(checkpoints)))
         for number, one in enumerate(checkpoints)
     }
-    _draw(axis, lines, OVERLAP)
-    axis.set_ylabel("neighbours shared with step 0")
-    axis.set_ylim(0, 1)
+    _draw(axis, lines, OVERLAP, (0, 1.03))
+    axis.set_ylabel("neighbours as at step 0")
     return figure
 
 
 def dendrogram(tree: Tree, categories: Mapping[str, str]) -> Figure:
     """Return the dendrogram of a layer's density peaks; a peak's label has its category's color."""
-    named = sorted({categories.get(label, "other") for label in tree.labels})
-    palette = [*list(COLORS.values())[1:], *OTHER_COLORS[:3]]
-    colors = {name: palette[number % len(palette)] for number, name in enumerate(named)}
+    colors = {name: _cycled(number) for number, name in enumerate(sorted(set(categories.values())))}
     with mpl.rc_context(STYLE):
         height = 0.6 + 0.135 * len(tree.labels)
         figure = Figure(figsize=(WIDTH + 0.6, height), layout="constrained")
@@ -110,7 +111,8 @@ def dendrogram(tree: Tree, categories: Mapping[str, str]) -> Figure:
             leaf_font_size=7,
         )
         for text, leaf in zip(axis.get_yticklabels(), shown["leaves"], strict=True):
-            text.set_color(colors[categories.get(tree.labels[leaf], "other")])
+            text.set_color(colors.get(categories.get(tree.labels[leaf], ""), UNKNOWN))
+        named = sorted({categories[label] for label in tree.labels if label in categories})
         axis.set_xlabel("log density below the highest peak, at which two join")
         axis.spines["left"].set_visible(False)
         figure.legend(
@@ -146,39 +148,33 @@ def _panel() -> tuple[Figure, Axes]:
     return figure, axis
 
 
-def _draw(axis: Axes, lines: Mapping[str, tuple[Landscape, object]], quantity: str) -> None:
+def _cycled(number: int) -> str:
+    return PALETTE[number % len(PALETTE)]
+
+
+def _draw(
+    axis: Axes, lines: Lines, quantity: str, limits: tuple[float, float] | None = None
+) -> None:
     ends = []
     for label, (landscape, color) in lines.items():
         curve = landscape.curve(quantity)
         known = np.isfinite(curve.values)
         if not known.any():
             continue
-        style = "--" if landscape.model.startswith("published:") else "-"
+        style = "--" if landscape.model.startswith(PUBLISHED) else "-"
         axis.plot(curve.depth, curve.values, style, color=color, linewidth=1.4)
         ends.append((float(curve.values[known][-1]), label, color))
     # The lines set the limits: a band of a value that is hardly known would flatten them all.
-    axis.set_ylim(min(0.0, axis.get_ylim()[0]), axis.get_ylim()[1])
+    axis.set_ylim(*(limits or (min(0.0, axis.get_ylim()[0]), axis.get_ylim()[1])))
     for landscape, color in lines.values():
-        band = _band(landscape, quantity)
+        band = landscape.band(quantity)
         if band is not None:
             depth = landscape.curve(quantity).depth
             axis.fill_between(depth, *band, color=color, alpha=0.15, linewidth=0)
     _label(axis, ends)
 
 
-def _band(landscape: Landscape, quantity: str) -> tuple[list[float], list[float]] | None:
-    """Return the interval of every layer's value; None without draws."""
-    found = [
-        interval_of(value, [draw.curves[quantity][layer] for draw in landscape.draws], DRAW_SHARE)
-        for layer, value in enumerate(landscape.curves[quantity])
-    ]
-    if any(one is None for one in found):
-        return None
-    low, high = zip(*(one for one in found if one is not None), strict=True)
-    return list(np.nan_to_num(low, neginf=np.nan)), list(np.nan_to_num(high, posinf=np.nan))
-
-
-def _label(axis: Axes, ends: Iterable[tuple[float, str, object]]) -> None:
+def _label(axis: Axes, ends: Iterable[tuple[float, str, Any]]) -> None:
     """Write every line's label right of its end, and no two over each other."""
     low, high = axis.get_ylim()
     placed = sorted(((value - low) / (high - low), label, color) for value, label, color in ends)
@@ -192,5 +188,12 @@ def _label(axis: Axes, ends: Iterable[tuple[float, str, object]]) -> None:
             heights[number] = min(heights[number], heights[number + 1] - LABEL_GAP)
     for height, (_, label, color) in zip(heights, placed, strict=True):
         axis.text(
-            1.02, height, label, color=color, transform=axis.transAxes, va="center", fontsize=7.5
+            1.02,
+            height,
+            label,
+            color=color,
+            transform=axis.transAxes,
+            va="center",
+            fontsize=7.5,
+            parse_math=False,
         )

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import nbformat
 from nbconvert import HTMLExporter
-from nbconvert.preprocessors import ExecutePreprocessor
+from nbconvert.preprocessors import CellExecutionError, ExecutePreprocessor
 
+from harness.errors import RecordError
 from harness.store import write_whole
 from reports.run import read_runs
-from reports.view import TEMPLATES, Report, flat
+from reports.view import TEMPLATES, Report
 
 NOTEBOOK = Path(__file__).with_name("template.ipynb")
 
@@ -33,7 +34,14 @@ def render(runs: Sequence[Path], folder: Path) -> Path:
     execute = ExecutePreprocessor(
         timeout=600, kernel_name="python3", extra_arguments=["--IPKernelApp.log_level=ERROR"]
     )
-    execute.preprocess(notebook)
+    try:
+        execute.preprocess(notebook)
+    except CellExecutionError as error:
+        shown = ", ".join(map(str, runs))
+        raise RecordError(f"{shown}: cannot be shown ({error.ename}: {error.evalue})") from error
+    for cell in notebook.cells:  # warnings of libraries are not for the reader
+        if cell.cell_type == "code":
+            cell.outputs = [one for one in cell.outputs if one.output_type != "stream"]
     # nbconvert's own pages load scripts from the net; its `basic` body in our page loads nothing.
     exporter = HTMLExporter(template_name="basic", exclude_input=True)
     body, _ = exporter.from_notebook_node(notebook)
@@ -41,5 +49,5 @@ def render(runs: Sequence[Path], folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "report.html"
     write_whole(page, report.show("page.html", body=body, style=style))
-    write_whole(folder / "report.md", report.show("report.md", flat=flat))
+    write_whole(folder / "report.md", report.show("report.md"))
     return page

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from harness.errors import RecordError
-from harness.landscape import Landscape
-from harness.schemas import check_table, read_schema
+from harness.landscape import PUBLISHED, Landscape
+from harness.schemas import check_table, read_json, read_schema
 from harness.store import write_whole
 
 SCHEMA = read_schema(Path(__file__).with_name("record.schema.json"))
 VERSION: int = SCHEMA["properties"]["record"]["const"]
 RESULTS = "results.json"
+WAY_OUT = "run the claims again with --record"
 PAPER = "arXiv 2409.03662"  # whose finding a claim is, if it is not said
 OURS = "this project"
-PUBLISHED = "published:"  # how the names of published curves begin
+LONGEST_NAME = 100  # characters of a file's name that come from a landscape's
 
 
 @dataclass(frozen=True)
@@ -30,18 +32,22 @@ class Run:
     environment: machine, versions and settings.
     claims: a table a verdict, as `record.schema.json` has it; skipped: one a claim that was not
         judged, with the reason.
-    landscapes: all that was measured, under controls and variations too; not published curves.
+    landscapes: all that was measured, under controls and variations too; published curves only
+        where they are not this project's.
+    original: the names in the file of models that have another one here.
     """
 
     environment: dict[str, Any]
     claims: Sequence[dict[str, Any]]
     skipped: Sequence[dict[str, Any]]
     landscapes: Sequence[Landscape]
+    original: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def models(self) -> list[str]:
-        """The names of all that was judged, in the order of judging."""
-        return list(dict.fromkeys(one["model"] for one in (*self.claims, *self.skipped)))
+        """The names of all that was judged or measured, in that order."""
+        judged = [one["model"] for one in (*self.claims, *self.skipped)]
+        return list(dict.fromkeys([*judged, *(one.model for one in self.landscapes)]))
 
     def renamed(self, names: Mapping[str, str]) -> Run:
         """Return the run with other names for some of its models."""
@@ -54,36 +60,42 @@ class Run:
             named(self.claims),
             named(self.skipped),
             [replace(one, model=names.get(one.model, one.model)) for one in self.landscapes],
+            {new: old for old, new in names.items()},
         )
 
     def write_folder(self, folder: Path) -> None:
         """Write `results.json`, and a `landscape-MODEL-CONDITION.json` a landscape.
 
-        A landscape under a control or a variation has that at its name's end.
+        A landscape under a control or a variation has that at its name's end. Raises
+        SettingsError if the disk refuses it.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        names = []
-        for landscape in self.landscapes:
-            where = landscape.control or landscape.variation
-            parts = [landscape.model, landscape.condition, *([where] if where else [])]
-            name = "-".join(["landscape", *parts]).replace(" ", "-") + ".json"
-            write_whole(folder / name, landscape.to_json())
-            names.append(name)
-        self._write(folder / RESULTS, {"landscapes": names})
+        files: dict[str, Landscape] = {}
+        for one in self.landscapes:
+            parts = ["landscape", one.model, one.condition, one.control or one.variation or ""]
+            plain = re.sub(r"[^\w.@]+", "-", "-".join(parts)).strip("-")[:LONGEST_NAME]
+            name, number = f"{plain}.json", 1
+            while name in files:
+                number += 1
+                name = f"{plain}-{number}.json"
+            files[name] = one
+        for name, one in files.items():
+            write_whole(folder / name, one.to_json())
+        self._write(folder / RESULTS, list(files), indent=1)
 
     def write_record(self, file: Path) -> None:
         """Write all of it into one file: what `--recorded` and `landscape report` read."""
-        landscapes = [json.loads(landscape.to_json()) for landscape in self.landscapes]
-        self._write(file, {"landscapes": landscapes, "record": VERSION})
+        self._write(file, [json.loads(landscape.to_json()) for landscape in self.landscapes])
 
-    def _write(self, file: Path, further: dict[str, Any]) -> None:
+    def _write(self, file: Path, landscapes: list[Any], indent: int | None = None) -> None:
         table = {
+            "record": VERSION,
             "environment": self.environment,
-            "claims": _plain(self.claims),
+            "claims": self.claims,
             "skipped": self.skipped,
-            **further,
+            "landscapes": landscapes,
         }
-        write_whole(file, json.dumps(table, indent=None if "record" in table else 1) + "\n")
+        write_whole(file, json.dumps(_finite(table), indent=indent, allow_nan=False) + "\n")
 
 
 def read_run(path: Path) -> Run:
@@ -92,31 +104,16 @@ def read_run(path: Path) -> Run:
     Raises RecordError for anything else, or a file of another version.
     """
     file = path / RESULTS if path.is_dir() else path
-    try:
-        table = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecordError(
-            f"{file}: cannot be read ({error.strerror}); give the --out folder of a run, or what "
-            "--record wrote"
-        ) from error
-    except ValueError as error:
-        raise RecordError(f"{file}: is not JSON ({error}); run the claims again") from error
-    apart = []
-    if path.is_dir() and isinstance(table, dict):
-        # A folder has its landscapes in files of their own, here, whatever their names say.
-        apart = [path / Path(str(name)).name for name in table.get("landscapes", ())]
-        table |= {"record": VERSION, "landscapes": []}
-    checked = check_table(table, SCHEMA, "record", str(file), "run the claims again with --record")
-    texts = {str(one): _text(one) for one in apart} or {
-        f"{file}: landscapes[{number}]": json.dumps(one)
-        for number, one in enumerate(checked["landscapes"])
-    }
-    return Run(
-        checked["environment"],
-        checked["claims"],
-        checked["skipped"],
-        [Landscape.from_json(text, name) for name, text in texts.items()],
-    )
+    table = check_table(_read(file), SCHEMA, "record", str(file), WAY_OUT)
+    landscapes = []
+    for number, one in enumerate(table["landscapes"]):
+        name = f"{file}: landscapes[{number}]"
+        if isinstance(one, str):
+            # A folder has them in files of their own, there, whatever their names say.
+            name = str(file.parent / Path(one).name)
+            one = _read(file.parent / Path(one).name)
+        landscapes.append(Landscape.from_table(one, name))
+    return Run(table["environment"], table["claims"], table["skipped"], landscapes)
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
@@ -124,33 +121,49 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
 
     Published curves keep their name: they are the same everywhere.
     """
+    paths = list(dict.fromkeys(paths))
     runs = [read_run(path) for path in paths]
     count = Counter(model for run in runs for model in run.models)
     return [
         run.renamed(
             {
-                model: f"{model} ({path.stem})"
+                model: f"{model} ({title})"
                 for model in run.models
                 if count[model] > 1 and not model.startswith(PUBLISHED)
             }
         )
-        for path, run in zip(paths, runs, strict=True)
+        for title, run in zip(_titles(paths), runs, strict=True)
     ]
 
 
-def _text(file: Path) -> str:
+def _titles(paths: Sequence[Path]) -> list[str]:
+    """Return as much of the end of every path as tells it from the others."""
+    whole = [
+        path.absolute().with_suffix("") if path.is_file() else path.absolute() for path in paths
+    ]
+    for parts in range(1, max((len(path.parts) for path in whole), default=0) + 1):
+        titles = ["/".join(path.parts[-parts:]) for path in whole]
+        if len(set(titles)) == len(titles):
+            return titles
+    return [str(path) for path in paths]
+
+
+def _read(file: Path) -> object:
     try:
-        return file.read_text(encoding="utf-8")
-    except OSError as error:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise RecordError(
-            f"{file}: cannot be read ({error.strerror}); run the claims again"
+            f"{file}: cannot be read ({reason}); give the --out folder of a run, or what --record "
+            "wrote"
         ) from error
+    return read_json(text, str(file), WAY_OUT)
 
 
-def _plain(value: Any) -> Any:
+def _finite(value: Any) -> Any:
     """Return `value` with None for numbers that JSON has not: NaN and the infinities."""
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_finite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from harness.controls import MEANING, TRAINED
-from harness.geometry.interval import interval_of
-from harness.landscape import Landscape, read_published
-from harness.protocol import DRAW_SHARE
+from harness.landscape import PUBLISHED, Landscape, read_published
 from harness.questions.categories import CATEGORIES
 from reports import figures
-from reports.run import OURS, PAPER, PUBLISHED, Run
+from reports.run import OURS, PAPER, Run
 
 TEMPLATES = Path(__file__).with_name("templates")
 CURVES = Path(__file__).with_name("published-curves.json")
@@ -37,15 +37,20 @@ class Scale:
 
     @classmethod
     def over(cls, findings: Iterable[Table], threshold: float) -> Scale:
-        """Return the scale that shows the threshold and the findings, and of intervals some."""
+        """Return the scale that shows the threshold and all effects of some findings.
+
+        Of intervals and of controls it shows what is not much farther away than these.
+        """
         found = list(findings)
-        shown = [threshold, *(one["effect"] for one in found if one["effect"] is not None)]
+        shown = [threshold, *_effects(found)]
         low, high = min(shown), max(shown)
         span = (high - low) or abs(high) or 1.0
-        ends = [end for one in found for end in one["interval"] or () if end is not None]
+        controls = [control for one in found for control in one["controls"]]
+        ends = [end for one in found + controls for end in one["interval"] or () if end is not None]
+        ends += _effects(controls)
         low = max(min([low, *ends]), low - OVERHANG * span)
         high = min(max([high, *ends]), high + OVERHANG * span)
-        margin = 0.05 * (high - low) or 1.0
+        margin = max(0.05 * (high - low), 1e-9 * max(abs(low), abs(high)), 1e-9)
         return cls(low - margin, high + margin)
 
     def at(self, value: float | None, unbounded: float = 0.0) -> float:
@@ -71,59 +76,56 @@ class Report:
         self.models = [model for model in judged if model not in self.published]
         if not self.models:
             self.models, self.published = self.published, []
-        self.pages = Environment(
-            loader=FileSystemLoader(TEMPLATES),
-            autoescape=lambda name: name is not None and name.endswith(".html"),
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self.pages.filters |= {
-            "number": number,
-            "interval": interval,
-            "cell": cell,
-            "mark": MARKS.__getitem__,
-        }
+        self.pages = _pages(autoescape=True)
+        self.texts = _pages(autoescape=False, finalize=cell)
 
     def show(self, template: str, **values: Any) -> str:
         """Return one of `reports/templates`, filled in."""
-        return self.pages.get_template(template).render(report=self, **values)
+        pages = self.pages if template.endswith(".html") else self.texts
+        return pages.get_template(template).render(report=self, **values)
 
     @cached_property
     def sections(self) -> dict[str, dict[str, str]]:
         """Of every section: the sentence of each of its claims, by claim; other papers' last."""
         found: dict[str, dict[str, str]] = {}
-        for one in (*self.verdicts.values(), *self.skipped.values()):
+        for one in self._claims:
             found.setdefault(one["section"], {})[one["claim"]] = one["sentence"]
-        other = {
-            one["section"] for one in self.verdicts.values() if one["source"] not in (PAPER, OURS)
-        }
+        other = {one["section"] for one in self._claims if one["source"] not in (PAPER, OURS)}
         return dict(sorted(found.items(), key=lambda item: (item[0] in other, item[0])))
+
+    @property
+    def _claims(self) -> list[Table]:
+        return [*self.verdicts.values(), *self.skipped.values()]
 
     def sources(self, claim: str) -> str:
         """Return whose finding a claim is; nothing for the paper's own."""
-        found = {one["source"] for (name, _), one in self.verdicts.items() if name == claim}
+        found = {one["source"] for one in self._claims if one["claim"] == claim}
         return "".join(found - {PAPER})
 
-    def tally(self, model: str) -> dict[str, int]:
-        """Return how many claims came out how for one model, and how many were not judged."""
-        words = [one["verdict"] for (_, name), one in self.verdicts.items() if name == model]
-        known = [
+    def tally(self, model: str, *, papers: bool = True) -> dict[str, int]:
+        """Return how many claims came out how for one model, and how many were not judged.
+
+        papers: of the paper's own claims; or of all others.
+        """
+        judged = [
             one
-            for (_, name), one in self.verdicts.items()
-            if name == model and one["exception"] and one["verdict"] == "not reproduced"
+            for one in self.verdicts.values()
+            if one["model"] == model and (one["source"] == PAPER) == papers
         ]
+        words = [one["verdict"] for one in judged]
         return {
             **{word: words.count(word) for word in MARKS},
-            "stated": len(known),
-            "not judged": sum(name == model for _, name in self.skipped),
+            "stated": sum(as_stated(one) for one in judged),
+            "not judged": sum(
+                one["model"] == model and (one["source"] == PAPER) == papers
+                for one in self.skipped.values()
+            ),
         }
 
     def scale(self, claim: str) -> Scale:
         """Return the axis that all bars of a claim share."""
-        of_claim = [one for (name, _), one in self.verdicts.items() if name == claim]
-        found = [other for one in of_claim for other in (one, *one["controls"])]
-        return Scale.over(found, of_claim[0]["threshold"] if of_claim else 0.0)
+        found = [one for one in self.verdicts.values() if one["claim"] == claim]
+        return Scale.over(found, found[0]["threshold"] if found else 0.0)
 
     def beside(self, kind: str) -> list[str]:
         """Return the names of all controls, or variations, that some claim was judged under."""
@@ -139,13 +141,14 @@ class Report:
         """Return what was measured, a table a model and condition."""
         found = []
         for model in self.models:
-            for one in self.own(model):
-                known = [draw.accuracy for draw in one.draws if draw.accuracy is not None]
-                accuracy = one.accuracy
-                bounds = None if accuracy is None else interval_of(accuracy, known, DRAW_SHARE)
-                cost = one.origin.get("cost", {})
+            for one in self._plain(model):
+                cost, trained = (one.origin.get(name) for name in ("cost", "trained_on"))
                 found.append(
-                    {"landscape": one, "interval": bounds, "origin": one.origin, "cost": cost}
+                    {
+                        "landscape": one,
+                        "cost": cost if isinstance(cost, dict) else {},
+                        "trained_on": trained if isinstance(trained, dict) else {},
+                    }
                 )
         return found
 
@@ -178,10 +181,10 @@ class Report:
         """Return the panels of the subjects' ARI under the controls; nothing if there are none."""
         panels = []
         for model in self.models:
-            few = [one for one in self.own(model) if one.condition.endswith("-shot")]
+            few = [one for one in self.own(model) if one.shots]
             if not few:
                 continue
-            most = max(few, key=lambda one: int(one.condition.partition("-")[0]))
+            most = max(few, key=lambda one: one.shots or 0)
             controls = {
                 one.control: one
                 for one in self.landscapes
@@ -224,18 +227,21 @@ class Report:
 
     def bars(self, finding: Table, scale: Scale) -> list[Table]:
         """Return what a finding's bar shows: itself, then its controls, as places on `scale`."""
-        return [
-            {
-                "name": one.get("name", "effect"),
-                "kind": "own" if one is finding else _kind(one["name"]),
-                "at": scale.at(one["effect"], 50.0),
-                "known": one["effect"] is not None,
-                "low": scale.at((one["interval"] or [one["effect"]] * 2)[0], 0.0),
-                "high": scale.at((one["interval"] or [one["effect"]] * 2)[1], 100.0),
-                "text": f"{number(one['effect'])}{interval(one['interval'])}",
-            }
-            for one in (finding, *finding["controls"])
-        ]
+        found = []
+        for one in (finding, *finding["controls"]):
+            low, high = one["interval"] or [one["effect"]] * 2
+            found.append(
+                {
+                    "name": one.get("name", "effect"),
+                    "kind": "own" if one is finding else _kind(one["name"]),
+                    "at": None if one["effect"] is None else scale.at(one["effect"]),
+                    "line": one["interval"] is not None,
+                    "low": scale.at(low, 0.0),
+                    "high": scale.at(high, 100.0),
+                    "text": f"{number(one['effect'])}{interval(one['interval'])}",
+                }
+            )
+        return found
 
     def _plain(self, model: str) -> list[Landscape]:
         return [
@@ -250,11 +256,12 @@ class Report:
 
 
 def number(value: float | None) -> str:
-    """Return a number as the report has it."""
+    """Return a number as the report has it: three decimals, or digits where these say nothing."""
     if value is None:
         return "unknown"
-    text = f"{value:.3f}"
-    return text.removeprefix("-") if float(text) == 0 else text
+    if value and not 0.0005 <= abs(value) < 1e5:
+        return f"{value:.2g}"
+    return f"{value:.3f}"
 
 
 def interval(bounds: Sequence[float | None] | None) -> str:
@@ -268,8 +275,16 @@ def interval(bounds: Sequence[float | None] | None) -> str:
 
 
 def cell(text: object) -> str:
-    """Return text as a cell of a Markdown table can hold it."""
-    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
+    """Return text as a cell of a Markdown table can hold it, with nothing that is a command."""
+    if isinstance(text, Markup):  # of ours
+        return text
+    plain = " ".join(str(text).split())
+    return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", plain)
+
+
+def as_stated(verdict: Table) -> bool:
+    """Return whether a claim is known not to hold for its model, and did not."""
+    return bool(verdict["exception"]) and verdict["verdict"] == "not reproduced"
 
 
 def flat(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -285,17 +300,50 @@ def flat(table: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def by_name(findings: Iterable[Table]) -> dict[str, Table]:
+    """Return what came out under controls, or in variations, by their names."""
+    return {one["name"]: one for one in findings}
+
+
+def meanings(names: Iterable[str]) -> dict[str, str]:
+    """Return what each of some controls is; those with random weights once, without their seed."""
+    return {
+        known: meaning
+        for known, meaning in MEANING.items()
+        if any(re.fullmatch(rf"{re.escape(known)}(-\d+)?", name) for name in names)
+    }
+
+
 def _kind(control: str) -> str:
     return "trained" if control in TRAINED else "untrained"
 
 
-def meanings(names: Iterable[str]) -> dict[str, str]:
-    """Return what each of some controls is, by its name without its seed."""
-    found = {}
-    for name in names:
-        plain = next((one for one in MEANING if name == one or name.startswith(f"{one}-")), None)
-        if name in MEANING:
-            plain = name
-        if plain:
-            found[plain] = MEANING[plain]
-    return found
+def _effects(findings: Iterable[Table]) -> list[float]:
+    return [one["effect"] for one in findings if one["effect"] is not None]
+
+
+def _pages(**options: Any) -> Environment:
+    pages = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        **options,
+    )
+    pages.filters |= {
+        "number": _safe(number),
+        "interval": _safe(interval),
+        "mark": MARKS.__getitem__,
+    }
+    pages.globals |= {
+        "as_stated": as_stated,
+        "by_name": by_name,
+        "flat": flat,
+        "meanings": meanings,
+    }
+    return pages
+
+
+def _safe(text: Callable[[Any], str]) -> Callable[[Any], Markup]:
+    """Return a function whose text is known to hold nothing but numbers."""
+    return lambda value: Markup(text(value))

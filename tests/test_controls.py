@@ -1,6 +1,7 @@
 """Null controls and the robustness grid: what they change, what they leave, and what they say."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from fixtures.cases import TOY
-from fixtures.conditions import find
+from fixtures.conditions import Asked, ConditionSet, find, find_elsewhere
 from fixtures.measured import Measured
 from fixtures.verdict import Finding, Verdict
 from harness.controls import control_landscapes, null_controls
@@ -136,6 +137,7 @@ def verdict(word: str, *controls: tuple[str, str]) -> Verdict:
     [
         ("reproduced", [], None),
         ("reproduced", [("mixed-shots", "reproduced")], None),
+        ("reproduced", [("shuffled-labels", "not reproduced")], None),
         ("reproduced", [("embeddings", "not reproduced")], "specific to learning"),
         (
             "reproduced",
@@ -208,7 +210,8 @@ def test_a_record_keeps_controls_variations_and_trees_apart(
     measured = Measured()
     for one in (own, replace(own, control="embeddings"), replace(own, variation="Z 0")):
         measured.add(one)
-    environment = {"settings": {}, "versions": {}}
+    settings = {"not_measured": [], "command": "", "device": "cpu"}
+    environment = {"settings": settings, "versions": {}}
     Run(environment, [], [], list(measured)).write_record(tmp_path / "record.json")
     (read,) = Measured.by_model(read_run(tmp_path / "record.json").landscapes).values()
     assert read.own["2-shot"].to_json() == own.to_json()
@@ -221,3 +224,27 @@ def test_a_share_of_nothing_is_unknown_not_an_error() -> None:
     contrast = lambda of: 1.0 / of.zero_shot.curve(answers).maximum  # noqa: E731
     found = find(contrast, {"0-shot": one}, "Z 4", 0.5, "at least")
     assert math.isnan(found.effect) and found.verdict == "inconclusive"
+
+
+def test_a_control_is_shown_where_it_touches_what_is_asked_though_the_effect_is_the_same() -> None:
+    def conditions(peaks: float, core: float, accuracy: float = 0.5) -> dict[str, Landscape]:
+        curves = {"density_peaks": (peaks,), "core_fraction": (core,), "kindred": (math.nan,)}
+        return {"0-shot": Landscape("m", "0-shot", (1,), curves, 2, accuracy)}
+
+    def found(contrast: Callable[[ConditionSet], float]) -> list[str]:
+        asked: Asked = set()
+        find(contrast, own, "own", 0.5, "at least", asked)
+        others = {
+            "peaks": conditions(2, 0.5),
+            "core": conditions(1, 0.6),
+            "answers": conditions(1, 0.5, 0.7),
+            "same": conditions(1, 0.5),
+        }
+        return [one.name for one in find_elsewhere(contrast, own, asked, 0.5, "at least", others)]
+
+    own = conditions(1, 0.5)
+    # It has a limit, so its effect is the same with two peaks as with one.
+    assert found(lambda of: min(1.0, of.zero_shot.curve("density_peaks").maximum)) == ["peaks"]
+    assert found(lambda of: of.zero_shot.curve("core_fraction").mean) == ["core"]
+    assert found(lambda of: of.zero_shot.known_accuracy) == ["answers"]
+    assert found(lambda of: of.zero_shot.curve("kindred").maximum) == []

@@ -127,7 +127,7 @@ def test_an_adapter_that_would_be_worn_in_part_is_refused(adapter: Path, tmp_pat
     ("options", "message"),
     [
         (["--split", "dev+validation", "--shots", "1"], "holds 'dev', which the shots come from"),
-        (["--store", "/dev/null/store"], "/dev/null/store: cannot be a store"),
+        (["--store", "/dev/null/store"], "/dev/null/store: cannot be written"),
         (["--logging-steps", "0"], "0 is not in the range"),
         (["--token-budget", "0"], "tokens is 0; give 1 or more"),
         (["--checkpoint", "step-10"], "--checkpoint needs --adapter"),

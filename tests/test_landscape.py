@@ -72,6 +72,10 @@ def test_published_curves_are_read_as_they_stand() -> None:
         (0.3, (0.25, 0.4), "at least", "reproduced"),
         (0.3, (0.1, 0.4), "at least", "inconclusive"),
         (0.3, (0.1, 0.4), "at most", "inconclusive"),
+        (0.2, (0.2, 0.4), "at least", "reproduced"),
+        (0.2, (0.1, 0.2), "at least", "inconclusive"),
+        (0.2, (0.1, 0.2), "at most", "reproduced"),
+        (0.2, (0.2, 0.4), "at most", "inconclusive"),
         (math.nan, None, "at least", "inconclusive"),
     ],
 )
@@ -86,14 +90,17 @@ def test_an_interval_is_that_of_the_whole_not_of_the_draws() -> None:
     # from them is two standard errors of the mean of all.
     numbers = np.random.default_rng(5).normal(3.0, 2.0, 500)
     draws = [float(numbers[rows].mean()) for rows in draw_subsamples(500, 2000)]
-    low, high = interval_of(float(numbers.mean()), draws)  # type: ignore[misc]
+    low, high = interval_of(float(numbers.mean()), draws, 0.8)  # type: ignore[misc]
     error = numbers.std(ddof=1) / np.sqrt(500)
     assert (high - low) / 4 == pytest.approx(error, rel=0.05)
     assert (high + low) / 2 == pytest.approx(numbers.mean())
-    # All draws to one side do not move it.
-    assert interval_of(3.0, [one - 1 for one in draws]) == pytest.approx(interval_of(3.0, draws))
-    assert interval_of(3.0, []) is None
-    assert interval_of(3.0, [1.0, math.nan]) == (-math.inf, math.inf)
+    # Draws that are all to one side do not move it; it reaches to their mean.
+    one_sided = interval_of(numbers.mean(), [one - 1 for one in draws], 0.8)
+    assert one_sided == pytest.approx((numbers.mean() - 1, high), abs=0.01)
+    # A count that jumps: no spread, and yet it is not certain.
+    assert interval_of(-0.008, [0.0] * 10, 0.8) == (-0.008, 0.0)
+    assert interval_of(3.0, [], 0.8) is None
+    assert interval_of(3.0, [1.0, math.nan], 0.8) == (-math.inf, math.inf)
 
 
 def test_the_store_keeps_all_or_nothing(tmp_path: Path) -> None:
@@ -112,7 +119,7 @@ def test_the_store_keeps_all_or_nothing(tmp_path: Path) -> None:
     assert store.find("kind", "key") is None
     assert not (tmp_path / "kind" / "key").exists()
     made = store.find_or_make("kind", "key", goes_on)
-    assert sorted(path.name for path in made.iterdir()) == ["half", "rest"]
+    assert sorted(path.name for path in made.iterdir()) == ["checksums.json", "half", "rest"]
     assert [path for path in (tmp_path / "kind").iterdir() if path.is_dir()] == [made]
     again = store.find_or_make("kind", "key", breaks)
     assert again == made

@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,14 +33,21 @@ def test_a_record_judged_again_says_what_it_said(file: Path, tmp_path: Path) -> 
     assert before.keys() == after.keys()
     for claim, one in before.items():
         assert [after[claim][key] for key in JUDGED] == [one[key] for key in JUDGED], claim
+        pairs = [(one, after[claim])]
         for kind in ("controls", "variations"):
-            for old, new in zip(one[kind], after[claim][kind], strict=True):
-                assert (old["name"], old["verdict"]) == (new["name"], new["verdict"]), claim
-        effects = [math.nan if x["effect"] is None else x["effect"] for x in (one, after[claim])]
-        assert effects[0] == pytest.approx(effects[1], rel=1e-9, nan_ok=True)
+            pairs += zip(one[kind], after[claim][kind], strict=True)
+        for old, new in pairs:
+            assert (old.get("name"), old["verdict"]) == (new.get("name"), new["verdict"]), claim
+            assert _numbers(old) == pytest.approx(_numbers(new), rel=1e-9, nan_ok=True), claim
     assert {one["claim"] for one in kept.skipped if one["model"] in models} == {
         one["claim"] for one in again.skipped
     }
+
+
+def _numbers(finding: dict[str, Any]) -> list[float]:
+    """Return effect and interval; NaN where unknown."""
+    found = [finding["effect"], *(finding["interval"] or [])]
+    return [math.nan if one is None else one for one in found]
 
 
 def test_there_are_records_and_they_hold_no_representations() -> None:
@@ -59,7 +67,22 @@ def test_two_records_are_judged_and_shown_side_by_side(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "claims", "--out", str(tmp_path / "out")]
     for file in files:
         command += ["--recorded", str(file)]
-    subprocess.run(command, cwd=ROOT, capture_output=True, timeout=300, check=False)
+    alone = [*command[:3], "claims", "--recorded", str(RECORDS[0]), "--out", str(tmp_path / "one")]
+    status = subprocess.run(alone, cwd=ROOT, capture_output=True, timeout=300).returncode
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == status, done.stdout  # exceptions are known by the first name
+    words = [
+        [
+            (one["claim"], one["verdict"], one["exception"])
+            for one in read_run(tmp_path / name).claims
+        ]
+        for name in ("one", "out")
+    ]
+    assert sorted(words[1]) == sorted(words[0] * 2)
+    # What the record says of its making is kept.
+    settings = read_run(tmp_path / "one").environment["settings"]
+    kept = read_run(RECORDS[0]).environment
+    assert settings["recorded"] == {model: kept}
     command = [sys.executable, "-m", "harness.cli", "report", *map(str, files)]
     command += ["--out", str(tmp_path / "report")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)

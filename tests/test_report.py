@@ -1,6 +1,7 @@
 """Runs as files, and the report: what it says, how it looks, that it needs nothing else."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -21,7 +22,7 @@ from reports.render import render
 from reports.run import Run, read_run, read_runs
 from reports.view import Report, Scale, number
 
-HOSTILE = "<script>alert('|')</script> $\\frac"
+HOSTILE = "<script>alert('|')</script> $\\frac$"
 LABELS = ("anatomy", HOSTILE, "virology")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -69,7 +70,7 @@ def finding(name: str, effect: float | None, word: str = "not reproduced") -> di
 
 @pytest.fixture(scope="module")
 def run() -> Run:
-    settings = {"not_measured": [f"{HOSTILE}: too few"], "command": "pytest claims"}
+    settings = {"not_measured": [HOSTILE], "command": "pytest claims", "device": HOSTILE}
     controls = [finding("random-weights-0", 0.1), finding("mixed-shots", 0.9, "reproduced")]
     claims = [
         verdict(controls=controls, specificity="specific to learning"),
@@ -79,10 +80,17 @@ def run() -> Run:
         verdict("one", "published:big", interval=None),
     ]
     skipped = [
-        {"claim": "five", "model": "small", "sentence": "Five.", "section": "B", "reason": HOSTILE}
+        {
+            "claim": "five",
+            "model": "small",
+            "sentence": "Five.",
+            "section": "Another paper.",
+            "source": "arXiv 1",
+            "reason": HOSTILE,
+        }
     ]
     landscapes = [
-        *(landscape(name) for name in ("0-shot", "5-shot", "fine-tuned", "fine-tuned@10")),
+        *(landscape(name) for name in ("0-shot", "5-shot", "fine-tuned", "fine-tuned@10", HOSTILE)),
         landscape("5-shot", control="random-weights-0"),
         landscape("5-shot", variation="Z 0"),
     ]
@@ -109,6 +117,13 @@ def test_models_of_one_name_are_told_by_their_files(run: Run, tmp_path: Path) ->
     report = Report(read_runs(files))
     assert report.models == ["small (a)", "small (b)"] and report.published == ["published:big"]
     assert {one.model for one in report.landscapes} == set(report.models)
+    assert read_runs(files)[1].original == {"small (b)": "small"}
+    # The same name in other folders, and folders: as much of the path as tells them apart.
+    for folder in ("x", "y"):
+        run.write_folder(tmp_path / folder / "out-0.5")
+    folders = [tmp_path / "x" / "out-0.5", tmp_path / "y" / "out-0.5"]
+    assert Report(read_runs(folders)).models == ["small (x/out-0.5)", "small (y/out-0.5)"]
+    assert Report(read_runs([files[0], files[0]])).models == ["small"]
 
 
 @pytest.mark.parametrize(
@@ -122,6 +137,9 @@ def test_models_of_one_name_are_told_by_their_files(run: Run, tmp_path: Path) ->
         ({"surprise": 1}, "('surprise' was unexpected)"),
         ({"landscapes": {}}, "field landscapes: {} is not of type 'array'"),
         ({"landscapes": [{"schema": 2}]}, "landscapes[0]: 'model' is a required property"),
+        ({"landscapes": ["nowhere.json"]}, "nowhere.json: cannot be read"),
+        ({"landscapes": [3]}, "field landscapes[0]: 3 is not of type 'object', 'string'"),
+        ({"environment": {"settings": {}, "versions": {}}}, "settings: 'command' is a required"),
         ({"landscapes": [{"schema": 3}]}, "landscapes[0]: field 'schema' is 3, not 2; update"),
     ],
 )
@@ -133,7 +151,7 @@ def test_a_record_that_is_none_is_refused_in_a_sentence(
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(RecordError, match=re.escape(message)) as refused:
         read_run(file)
-    assert str(refused.value).startswith(str(file)) and "\n" not in str(refused.value)
+    assert str(refused.value).startswith(str(tmp_path)) and "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -141,8 +159,15 @@ def test_a_record_that_is_none_is_refused_in_a_sentence(
     [
         ("layer", [1, "2", 3, 4], "field layer[1]: '2' is not of type 'integer'"),
         ("accuracy", 1.5, "field accuracy: 1.5 is greater than the maximum of 1"),
-        ("curves", {"density_peaks": [1.0, None, "x", 2.0]}, "field curves.density_peaks[2]"),
-        ("curves", {"density_peaks": [1.0]}, "curve 'density_peaks' has 1 values for 4 layers"),
+        ("curves", {"density_peaks": [1.0]}, "field curves: 'intrinsic_dimension' is a required"),
+        ("layer", [0], "layers are not ascending, or without one above 0"),
+        ("layer", [1, 3, 2, 4], "layers are not ascending"),
+        ("tree", {"layer": 1, "linkage": [], "labels": ["a", "b"], "shares": [1]}, "0 joins and 1"),
+        (
+            "tree",
+            {"layer": 1, "linkage": [[0, 2, 1, 2]], "labels": ["a", "b"], "shares": [1, 1]},
+            "linkage[0] joins what is not there",
+        ),
         ("subjects", 0, "field subjects: 0 is less than the minimum of 1"),
     ],
 )
@@ -164,6 +189,24 @@ def test_a_name_in_a_results_file_cannot_lead_out_of_its_folder(run: Run, tmp_pa
         read_run(tmp_path / "out")
 
 
+def test_numbers_that_json_has_not_are_refused_and_never_written(tmp_path: Path) -> None:
+    for wrong in ("NaN", "1e999", "-Infinity", "1" * 400):
+        text = landscape("0-shot").to_json().replace('"accuracy": 0.5', f'"accuracy": {wrong}')
+        with pytest.raises(RecordError, match=r"file\.json: is not JSON .* is not finite"):
+            Landscape.from_json(text, "file.json")
+    odd = landscape("0-shot", curves=dict.fromkeys(CURVES, (math.inf, 1.0, math.nan, 0.0)))
+    assert json.loads(odd.to_json())["curves"]["kindred"] == [None, 1.0, None, 0.0]
+
+
+def test_files_of_odd_names_stay_in_their_folder_and_apart(run: Run, tmp_path: Path) -> None:
+    names = ("a b", "a-b", "../../a", "x/y", "x" * 300, "")
+    Run(run.environment, [], [], [landscape("0-shot", name) for name in names]).write_folder(
+        tmp_path / "out"
+    )
+    assert [one.model for one in read_run(tmp_path / "out").landscapes] == list(names)
+    assert len(list((tmp_path / "out").iterdir())) == len(names) + 1
+
+
 FINITE = st.floats(-1e6, 1e6)
 INTERVAL = st.none() | st.tuples(st.none() | FINITE, st.none() | FINITE)
 
@@ -175,7 +218,8 @@ INTERVAL = st.none() | st.tuples(st.none() | FINITE, st.none() | FINITE)
 def test_a_bar_shows_effects_on_the_side_of_the_threshold_where_they_are(
     found: list[tuple[float | None, tuple[float | None, float | None] | None]], threshold: float
 ) -> None:
-    tables = [{"effect": effect, "interval": bounds} for effect, bounds in found]
+    tables = [{"effect": effect, "interval": ends, "controls": []} for effect, ends in found]
+    tables[:1] = [one | {"controls": tables[1:2]} for one in tables[:1]]
     scale = Scale.over(tables, threshold)
     line = scale.at(threshold)
     assert 0 < line < 100
@@ -196,6 +240,30 @@ def test_labels_do_not_lie_over_each_other() -> None:
         assert min(np.diff(heights)) >= figures.LABEL_GAP - 1e-9 and max(heights) < 1.05
 
 
+def test_a_label_is_where_its_line_ends() -> None:
+    checkpoints = [landscape("fine-tuned@10"), landscape("fine-tuned@200")]
+    axis = figures.overlap(checkpoints).axes[0]
+    for one, text in zip(checkpoints, axis.texts, strict=True):
+        shown = axis.transAxes.transform(text.get_position())[1]
+        end = axis.transData.transform((1, one.curves[OVERLAP][-1]))[1]
+        ends = sorted(each.curves[OVERLAP][-1] for each in checkpoints)
+        if ends[1] - ends[0] > 2 * figures.LABEL_GAP:
+            assert shown == pytest.approx(end, abs=1)
+
+
+def test_a_category_has_one_color_everywhere() -> None:
+    def colors(*labels: str) -> list[object]:
+        tree = Tree(1, ((0.0, 1.0, 1.0, 2.0),), labels, (1.0, 1.0))
+        axis = figures.dendrogram(tree, {"law": "a", "art": "b", "sea": "c"}).axes[0]
+        found = {
+            text.get_text().split(" (")[0]: text.get_color() for text in axis.get_yticklabels()
+        }
+        return [found[label] for label in labels]
+
+    assert colors("law", "sea")[1] == colors("sea", "art")[0] != colors("law", "art")[0]
+    assert colors("law", "unheard of")[1] == figures.UNKNOWN
+
+
 def test_a_band_is_the_interval_of_every_layer() -> None:
     own = landscape("5-shot")
     own = replace(own, draws=(own.draws[0], Draw(own.curves, 0.5)))
@@ -208,7 +276,7 @@ def test_a_band_is_the_interval_of_every_layer() -> None:
         own.draws[0].curves["core_fraction"],
         strict=True,
     ):
-        bounds = interval_of(value, [draw, value])
+        bounds = interval_of(value, [draw, value], 0.8)
         assert bounds and {(depth, round(end, 9)) for end in bounds} <= drawn
 
 
@@ -224,7 +292,14 @@ def test_the_markdown_has_every_verdict_in_whole_tables(run: Run, tmp_path: Path
     rows = {row.split(" | ")[0].strip("| "): row for row in tables[0]}
     assert "| reproduced | 0.500 [0.400, 0.600] | at least 0.2 |" in rows["one"]
     assert "not reproduced (stated)" in rows["four"] and "unknown [unbounded]" in rows["three"]
-    assert "not judged: &lt;script>" in rows["five"]
+    five = next(row for name, row in rows.items() if name.startswith("five"))
+    assert "five (arXiv 1)" in five and "not judged: \\<script\\>" in five
+    assert not re.search(r"(?<!\\)<script", "\n".join(lines))
+    # Another paper's finding comes after the paper's, though it was not judged.
+    assert list(rows)[-1].startswith("five")
+    assert "2 of the paper's" not in lines and "1 of the paper's findings reproduced, 2 not" in (
+        "\n".join(lines)
+    )
 
 
 def _tables(lines: list[str]) -> list[list[str]]:
@@ -271,7 +346,7 @@ def test_the_page_needs_nothing_else_and_escapes_what_it_shows(page: Path) -> No
     assert page.stat().st_size < 5_000_000
     # A panel a quantity of the model and of the reference; a dendrogram a condition; the controls'
     # and the checkpoints'.
-    assert found.tags.count("img") == 2 * len(figures.QUANTITIES) + 3 + 1 + 1
+    assert found.tags.count("img") == 2 * len(figures.QUANTITIES) + 4 + 1 + 1
     assert "Traceback" not in found.text and "Warning" not in found.text
 
 
@@ -290,7 +365,7 @@ def test_the_page_fits_a_phone_and_a_desk(page: Path, tmp_path: Path, width: int
     dom = _chromium("--dump-dom", str(frame))
     shown = json.loads(dom.partition('<pre id="o">')[2].partition("</pre>")[0])
     assert shown["wide"] <= width and shown["broken"] == 0 and shown["bars"] == 4
-    assert shown["top"] < 400  # verdicts are on the first screen
+    assert shown["top"] < 600  # verdicts are on the first screen
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
@@ -308,7 +383,14 @@ def _chromium(option: str, page: str) -> str:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.12345, "0.123"), (-0.0001, "0.000"), (-0.5, "-0.500"), (None, "unknown")],
+    [
+        (0.12345, "0.123"),
+        (-0.0001, "-0.0001"),
+        (-0.5, "-0.500"),
+        (0.0, "0.000"),
+        (1e17, "1e+17"),
+        (None, "unknown"),
+    ],
 )
 def test_numbers(value: float | None, text: str) -> None:
     assert number(value) == text

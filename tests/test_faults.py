@@ -1,0 +1,310 @@
+"""Runs that are killed, starved, shared or lied to end as an undisturbed one does."""
+
+import json
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+
+from fixtures.cases import TOY
+from harness.errors import SettingsError
+from harness.fine_tuned import FineTuned
+from harness.pipeline import Experiment
+from harness.protocol import (
+    Budgets,
+    ExtractionSettings,
+    FineTuning,
+    GeometrySettings,
+    PromptFormat,
+    Subset,
+    TrainingOptions,
+)
+from harness.store import CHECKSUMS, Store, write_whole
+from reports.render import render
+from reports.run import Run
+
+ROOT = Path(__file__).parents[1]
+MODEL, QUESTIONS = str(TOY / "model"), str(TOY / "questions")
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["harness.extraction", "harness.finetuning", "harness.measurement"])
+
+
+def whole_run(store: Path, out: Path, computed: Path | None = None) -> None:
+    """Extract, fine-tune and measure a small toy, and write it all into `out`.
+
+    computed: a file that gets a line for every thing that was not in the store.
+    """
+    if computed:
+        make = Store._make
+
+        def noted(self: Store, kind: str, key: str, *rest: object) -> Path:
+            def counted(folder: Path) -> None:
+                with computed.open("a") as file:
+                    file.write(f"{kind} {key}\n")
+                rest[0](folder)  # type: ignore[operator]
+
+            return make(self, kind, key, counted, *rest[1:])  # type: ignore[arg-type]
+
+        Store._make = noted  # type: ignore[method-assign]
+    experiment = Experiment(
+        MODEL,
+        QUESTIONS,
+        Store(store),
+        Subset(per_subject=3),
+        ExtractionSettings(precision="float32"),
+        GeometrySettings(neighbors=20, id_k=4, density_k=6, overlap_k=5, draws=2),
+        most_shots=1,
+        budgets=Budgets(shard_tokens=500),
+    )
+    tuned = FineTuned(
+        experiment,
+        Subset("dev+validation", 2),
+        FineTuning(rank=2, epochs=2, checkpoints=2, precision="float32"),
+        TrainingOptions(save_every=1, evaluations=1, baselines=False),
+    )
+    landscapes = [experiment.landscape(PromptFormat(shots)) for shots in (0, 1)]
+    landscapes += [tuned.landscape(), *tuned.checkpoint_landscapes().values()]
+    settings = {"settings": {"not_measured": [], "command": ""}, "versions": {}}
+    Run(settings, [], [], landscapes).write_folder(out)
+
+
+def report(out: Path) -> None:
+    render([out], out)
+
+
+def start(target: Callable[..., None], *given: object) -> BaseProcess:
+    process = SERVER.Process(target=target, args=given)
+    process.start()
+    return process
+
+
+def finish(process: BaseProcess) -> None:
+    process.join(300)
+    assert process.exitcode == 0
+
+
+def found(out: Path) -> dict[str, object]:
+    """Return what a run wrote, without what it cost, which is never the same."""
+    tables = {}
+    for file in out.glob("*.json"):
+        table = json.loads(file.read_text())
+        table.get("origin", {}).pop("cost", None)
+        tables[file.name] = table
+    assert len(tables) > 5
+    return tables
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    finish(start(whole_run, folder / "store", folder / "out"))
+    finish(start(report, folder / "out"))
+    return folder
+
+
+def killed_until_done(
+    target: Callable[..., None], given: tuple[object, ...], longest: float, seed: int
+) -> int:
+    """Start `target` and kill it at a random moment, until it is done first; return the kills."""
+    rng, kills = random.Random(seed), 0
+    while True:
+        process = start(target, *given)
+        process.join(rng.uniform(0, longest))
+        if process.exitcode is not None:
+            assert process.exitcode == 0
+            return kills
+        process.kill()
+        process.join()
+        kills += 1
+        longest *= 1.04  # what cannot be gone on from, such as one landscape, must fit in
+
+
+@pytest.mark.parametrize("moments", [20, pytest.param(500, marks=pytest.mark.soak)])
+def test_killed_at_any_moment(undisturbed: Path, tmp_path: Path, moments: int) -> None:
+    kills = 0
+    while kills < moments:
+        folder = tmp_path / str(kills)
+        kills += killed_until_done(whole_run, (folder / "store", folder / "out"), 0.8, kills)
+        assert found(folder / "out") == found(undisturbed / "out")
+        # Nothing that a killed run left is in what the next one finished.
+        assert not [
+            path for path in (folder / "store").glob("*/[!.]*/**/*") if path.name.startswith(".")
+        ]
+
+
+@pytest.mark.parametrize("moments", [3, pytest.param(40, marks=pytest.mark.soak)])
+def test_a_killed_report(undisturbed: Path, tmp_path: Path, moments: int) -> None:
+    wanted = (undisturbed / "out" / "report.html").read_text()
+    out = tmp_path / "out"
+    finish(start(whole_run, undisturbed / "store", out))
+    rng = random.Random(moments)
+    for _ in range(moments):
+        process = start(report, out)
+        process.join(rng.uniform(0, 6))
+        process.kill()
+        process.join()
+        assert not (out / "report.html").exists() or (out / "report.html").read_text() == wanted
+    finish(start(report, out))
+    assert (out / "report.html").read_text() == wanted
+
+
+@pytest.mark.parametrize("name", ["shard-*", "landscape.json", "final/adapter_model*", CHECKSUMS])
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_a_damaged_entry_is_found_said_and_computed_again(
+    undisturbed: Path, tmp_path: Path, name: str, damage: str
+) -> None:
+    store = tmp_path / "store"
+    subprocess.run(["cp", "-r", undisturbed / "store", store], check=True)
+    file = sorted(store.glob(f"*/*/{name}"))[0]
+    content = bytearray(file.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+    if damage == "cut":
+        del content[-1:]
+    if damage == "remove":
+        file.unlink()
+    else:
+        file.write_bytes(content)
+    with pytest.warns(UserWarning, match=r"is not what was written; it is computed again"):
+        assert (
+            Store(store).find(file.relative_to(store).parts[0], file.relative_to(store).parts[1])
+            is None
+        )
+    computed = tmp_path / "computed"
+    finish(start(whole_run, store, tmp_path / "out", computed))
+    assert found(tmp_path / "out") == found(undisturbed / "out")
+    # What is whole is not computed again, and what is damaged only if somebody asks for it.
+    assert len(computed.read_text().splitlines() if computed.exists() else []) <= 1
+
+
+def test_two_runs_that_share_a_store_compute_everything_once(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    computed = tmp_path / "computed"
+    both = [
+        start(whole_run, tmp_path / "store", tmp_path / name, computed) for name in ("one", "other")
+    ]
+    for process in both:
+        finish(process)
+    for name in ("one", "other"):
+        assert found(tmp_path / name) == found(undisturbed / "out")
+    lines = computed.read_text().splitlines()
+    assert len(lines) == len(set(lines)) > 8
+
+
+def test_clocks_that_go_back_change_nothing(undisturbed: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    subprocess.run(["cp", "-r", undisturbed / "store", store], check=True)
+    for number, path in enumerate(sorted(store.rglob("*"))):
+        os.utime(path, (2**32 - number, 2**32 - number))  # the year 2106, backwards
+    computed = tmp_path / "computed"
+    finish(start(whole_run, store, tmp_path / "out", computed))
+    assert found(tmp_path / "out") == found(undisturbed / "out") and not computed.exists()
+
+
+def command(*given: str, limit: int | None = None) -> "subprocess.Popen[str]":
+    """Start a command; limit: the most bytes that it may write into one file."""
+
+    def limited() -> None:
+        if limit:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    return subprocess.Popen(
+        [sys.executable, "-m", *given], cwd=ROOT, text=True, preexec_fn=limited,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+MEASURE = ["harness.cli", "measure", "--model", MODEL, "--mmlu", QUESTIONS, "--per-subject", "3"]
+FINETUNE = ["harness.cli", "finetune", "--model", MODEL, "--mmlu", QUESTIONS, "--epochs", "1",
+            "--samples-per-subject", "2"]  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", [MEASURE, FINETUNE], ids=["measure", "finetune"])
+def test_a_file_that_may_not_grow(tmp_path: Path, stage: list[str]) -> None:
+    given = [*stage, "--store", str(tmp_path / "store")]
+    if stage is MEASURE:
+        given += ["--out", str(tmp_path / "landscape.json")]
+    starved = command(*given, limit=20_000)
+    out, errors = starved.communicate(timeout=120)
+    assert starved.returncode == 2, out + errors
+    assert "store: cannot be written (File too large)" in errors and "Traceback" not in errors
+    assert not (tmp_path / "landscape.json").exists()
+    fed = command(*given)
+    out, errors = fed.communicate(timeout=120)
+    assert fed.returncode == 0, errors
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=200k", "none", disk], capture_output=True, check=False
+    )
+    if done.returncode:
+        pytest.skip("may not mount a small disk here")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_full_disk_and_one_that_cannot_be_written(small_disk: Path, tmp_path: Path) -> None:
+    given = [*MEASURE, "--store", str(small_disk / "store"), "--out", str(tmp_path / "one.json")]
+    full = command(*given)
+    out, errors = full.communicate(timeout=120)
+    assert full.returncode == 2, out + errors
+    assert "store: cannot be written (No space left on device)" in errors
+    assert "Traceback" not in errors and not (tmp_path / "one.json").exists()
+    subprocess.run(["mount", "-o", "remount,size=100m", small_disk], check=True)
+    assert command(*given).wait(120) == 0
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    again = [*given[:-1], str(tmp_path / "other.json")]
+    assert command(*again).wait(120) == 0  # what is there can be read
+    assert (tmp_path / "one.json").read_text() == (tmp_path / "other.json").read_text()
+    other = command(*again, "--shots", "1")
+    _, errors = other.communicate(timeout=120)
+    assert other.returncode == 2 and "cannot be written (Read-only file system)" in errors
+
+
+@pytest.mark.parametrize(
+    "given",
+    [MEASURE, [*MEASURE, "--shots", "1"], FINETUNE, ["pytest", "claims", "--shots", "0,1"]],
+    ids=["measure", "with-shots", "finetune", "claims"],
+)
+def test_ctrl_c_is_status_130_and_the_next_run_goes_on(tmp_path: Path, given: list[str]) -> None:
+    store, out = tmp_path / "store", tmp_path / "out"
+    given = [*given, "--store", str(store)]
+    if given[1] != "finetune":
+        given += ["--out", str(out)]
+    stopped = command(*given)
+    while not list(store.glob("*/.*.unfinished")):
+        assert stopped.poll() is None, stopped.communicate()
+        time.sleep(0.01)
+    stopped.send_signal(signal.SIGINT)
+    printed, errors = stopped.communicate(timeout=120)
+    assert stopped.returncode == 130, printed + errors
+    assert "Traceback" not in errors and not out.exists()
+
+
+def test_what_the_disk_refuses_is_one_sentence(tmp_path: Path) -> None:
+    write_whole(tmp_path / "file", "old")
+    with pytest.raises(SettingsError, match=r"file/inside: cannot be written \(Not a directory\)"):
+        write_whole(tmp_path / "file" / "inside", "new")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        with pytest.raises(SettingsError, match=r"file: cannot be written \(File too large\)"):
+            write_whole(tmp_path / "file", "longer than ten bytes")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "file").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

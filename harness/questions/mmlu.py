@@ -72,7 +72,8 @@ def _read(source: str, split: str) -> list[Question]:
     try:
         table = _load(source, split)
     except Exception as error:  # the library raises a dozen kinds, and what matters is its text
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        cause = error.__cause__ or error  # it often says only that something went wrong
+        reason = str(cause).strip().splitlines()[0] if str(cause).strip() else repr(cause)
         raise DatasetError(
             f"{source}: cannot read split {split!r} of configuration {CONFIGURATION!r} "
             f"({reason}); it needs MMLU's layout"
@@ -112,7 +113,7 @@ def _question(source: str, split: str, index: int, row: dict[str, object]) -> Qu
         raise DatasetError(f"{where}: 'choices' must be {len(LETTERS)} texts; mend or drop the row")
     if not all(isinstance(choice, str) for choice in choices):
         raise DatasetError(f"{where}: 'choices' must be texts; mend or drop the row")
-    if not isinstance(answer, int) or not 0 <= answer < len(LETTERS):
+    if type(answer) is not int or not 0 <= answer < len(LETTERS):
         raise DatasetError(f"{where}: 'answer' is {answer!r}, not 0 to 3; mend or drop the row")
     return Question(text, tuple(choices), answer, subject, index)
 

@@ -147,10 +147,8 @@ class Landscape:
     tree: Tree | None = None
 
     def __post_init__(self) -> None:
-        if not self.layer or self.layer[-1] < 1 or sorted(set(self.layer)) != list(self.layer):
-            raise RecordError(
-                f"{self.model}, {self.condition}: layers are not ascending, or without one above 0"
-            )
+        if not self.layer or sorted(set(self.layer)) != list(self.layer):
+            raise RecordError(f"{self.model}, {self.condition}: layers are not ascending")
         for curves in (self.curves, *(draw.curves for draw in self.draws)):
             for name, values in curves.items():
                 if len(values) != len(self.layer):
@@ -194,7 +192,7 @@ class Landscape:
 
     def curve(self, name: str) -> Curve:
         """Return one of the curves over relative depth."""
-        depth = np.array(self.layer, dtype=np.float64) / max(self.layer)
+        depth = np.array(self.layer, dtype=np.float64) / max(*self.layer, 1)
         return Curve(depth, np.array(self.curves[name], dtype=np.float64))
 
     def to_json(self) -> str:

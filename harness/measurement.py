@@ -81,7 +81,7 @@ def measure_layer(
     """
     first = first_identical(points)
     distinct, rows = np.unique(first, return_index=True)
-    neighbors = nearest_neighbors(points[distinct], settings.neighbors)
+    neighbors = _distinct_neighbors(points[distinct], settings.neighbors)
     number = np.full(len(first), -1)
     number[distinct] = np.arange(len(distinct))
     parts = []
@@ -177,9 +177,20 @@ def measure_tree(points: Points, labels: Labels, settings: GeometrySettings) -> 
     Raises GeometryError as `measure_layer` does.
     """
     distinct = np.unique(first_identical(points))
-    neighbors = nearest_neighbors(points[distinct], settings.neighbors)
+    neighbors = _distinct_neighbors(points[distinct], settings.neighbors)
     peaks = _peaks(neighbors, gride(neighbors, settings.id_k), settings)
     return dendrogram(peaks, labels.of(distinct).subjects) if peaks.count > 1 else None
+
+
+def _distinct_neighbors(points: Points, count: int) -> Neighbors:
+    """Return the neighbours of points no two of which are identical."""
+    found = nearest_neighbors(points, count)
+    if not found.distances[:, 0].all():
+        raise GeometryError(
+            "the representations differ so little that distances are 0 in float64; multiply them "
+            "by a constant"
+        )
+    return found
 
 
 def _peaks(neighbors: Neighbors, dimension: float, settings: GeometrySettings) -> DensityPeaks:

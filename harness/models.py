@@ -61,30 +61,38 @@ def load_model(
     options: dict[str, Any] = {"device_map": device_map} if device_map else {}
     if offload:
         options["offload_folder"] = str(offload)
+    where = check_name(name)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            check_name(name),
+        model, found = AutoModelForCausalLM.from_pretrained(
+            where,
             dtype=dtype,
             attn_implementation=attention,
             use_safetensors=True,
+            output_loading_info=True,
             **options,
         )
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
+    except Exception as error:  # the library raises a dozen kinds, and what matters is its text
         raise ModelError(f"{name}: cannot load the model ({_first_line(error)})") from error
+    if found["missing_keys"]:
+        raise ModelError(
+            f"{name}: its safetensors lack {min(found['missing_keys'])!r}, which would be drawn at "
+            "random; give the whole model"
+        )
     if adapter:
         model = _with_adapter(model, adapter)
     return model.eval() if device_map else model.to(device).eval()
 
 
 def _random_model(name: str, dtype: torch.dtype, attention: str, seed: int) -> PreTrainedModel:
+    where = check_name(name)
     try:
-        config = AutoConfig.from_pretrained(check_name(name))
+        config = AutoConfig.from_pretrained(where)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return AutoModelForCausalLM.from_config(
                 config, dtype=dtype, attn_implementation=attention
             )
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # as above
         raise ModelError(f"{name}: cannot make the model ({_first_line(error)})") from error
 
 
@@ -127,11 +135,12 @@ def parameter_count(name: str) -> int:
 
     Raises ModelError if that cannot be read.
     """
+    where = check_name(name)
     try:
-        config = AutoConfig.from_pretrained(check_name(name))
+        config = AutoConfig.from_pretrained(where)
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config).num_parameters()  # type: ignore[no-any-return]
-    except (OSError, ValueError) as error:
+    except Exception as error:  # as above
         raise ModelError(f"{name}: cannot read the model ({_first_line(error)})") from error
 
 
@@ -140,9 +149,10 @@ def load_tokenizer(name: str, fast: bool = True) -> Tokenizer:
 
     Raises ModelError if there is none.
     """
+    where = check_name(name, None)
     try:
-        return AutoTokenizer.from_pretrained(check_name(name, None), use_fast=fast)
-    except (OSError, ValueError) as error:
+        return AutoTokenizer.from_pretrained(where, use_fast=fast)
+    except Exception as error:  # as above
         raise ModelError(f"{name}: cannot load the tokenizer ({_first_line(error)})") from error
 
 
@@ -171,12 +181,42 @@ def tokenize(
 def letter_tokens(tokenizer: Tokenizer) -> list[int]:
     """Return the token of each answer letter, as it follows `Answer:` (with its space).
 
-    Raises ModelError if the tokenizer splits ` A` ... ` D` so that they cannot be told apart.
+    Raises ModelError if that is not one token of its own, which the model could give next.
     """
-    tokens = [tokenizer.encode(f" {letter}", add_special_tokens=False)[-1] for letter in LETTERS]
-    if len(set(tokens)) < len(LETTERS):
-        raise ModelError(f"the tokenizer gives two of the letters {LETTERS} the same token")
+
+    def encoded(text: str) -> list[int]:
+        return list(tokenizer.encode(text, add_special_tokens=False))
+
+    before, tokens = encoded("Answer:"), []
+    for letter in LETTERS:
+        *same, last = encoded(f"Answer: {letter}")
+        if same != before or last in tokens:
+            raise ModelError(
+                f"{tokenizer.name_or_path}: the tokenizer has no token of its own for {letter!r} "
+                "after 'Answer:'; give another --tokenizer, or another model"
+            )
+        tokens.append(last)
     return tokens
+
+
+def cut_to_length(
+    tokens: Sequence[Sequence[int]], model: PreTrainedModel, max_length: int | None
+) -> list[list[int]]:
+    """Return the prompts' tokens, without the beginning of those of more than `max_length`.
+
+    Raises ModelError for a prompt that the model has not positions for, if no length is given.
+    """
+    if max_length:
+        return [list(ids[-max_length:]) for ids in tokens]
+    limit = longest_prompt(model)
+    for number, ids in enumerate(tokens):
+        if limit and len(ids) > limit:
+            raise ModelError(
+                f"{model.name_or_path}: takes {limit} tokens, and prompt {number} has {len(ids)}; "
+                f"ask with fewer shots, or give --max-length {limit} to cut what is longer at its "
+                "beginning, as the paper does"
+            )
+    return [list(ids) for ids in tokens]
 
 
 def check_name(name: str, file: str | None = "config.json") -> str:
@@ -203,7 +243,7 @@ def model_fingerprint(name: str, file: str | None = "config.json") -> str:
     if not folder.is_dir():
         try:
             return f"{name}@{AutoConfig.from_pretrained(name)._commit_hash}"
-        except (OSError, ValueError) as error:
+        except Exception as error:  # as above
             raise ModelError(f"{name}: not on the hub or not reachable; give a folder") from error
     return _digest(folder)
 

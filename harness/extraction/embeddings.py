@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from harness.extraction.shards import Representations, shard_file
-from harness.models import Tokenizer, longest_prompt, tokenize
+from harness.models import Tokenizer, cut_to_length, tokenize
 from harness.protocol import Budgets, ExtractionSettings
 
 
@@ -28,10 +28,11 @@ def mean_embeddings_into(
     the rest away. There is no next token, so the letter logits are NaN.
     """
     table = model.get_input_embeddings()
-    limit = settings.max_length or longest_prompt(model) or 0
+    tokens = cut_to_length(
+        tokenize(tokenizer, prompts, budgets.workers), model, settings.max_length
+    )
     means = [
-        table(torch.tensor(ids[-limit:], device=model.device)).float().mean(dim=0).cpu()
-        for ids in tokenize(tokenizer, prompts, budgets.workers)
+        table(torch.tensor(ids, device=model.device)).float().mean(dim=0).cpu() for ids in tokens
     ]
     rows = torch.arange(len(prompts))
     unknown = torch.full((len(prompts), 4), torch.nan)

@@ -22,7 +22,7 @@ from harness.extraction.packed_weights import packed_weights
 from harness.extraction.prefix_tree import LEAST_SAVING, Node, build_tree, walk
 from harness.extraction.shards import Representations, plan_shards, shard_file
 from harness.memory import keep_freed_memory
-from harness.models import Tokenizer, letter_tokens, longest_prompt, tokenize
+from harness.models import Tokenizer, cut_to_length, letter_tokens, tokenize
 from harness.processes import ALONE, Processes
 from harness.protocol import Budgets, ExtractionSettings
 
@@ -115,10 +115,9 @@ def _prepared(
     budgets: Budgets,
     share: bool,
 ) -> Iterator[tuple[_Work, list[list[int]]]]:
-    limit = settings.max_length or longest_prompt(model)
-    tokens = [
-        ids[-limit:] if limit else ids for ids in tokenize(tokenizer, prompts, budgets.workers)
-    ]
+    tokens = cut_to_length(
+        tokenize(tokenizer, prompts, budgets.workers), model, settings.max_length
+    )
     pass_tokens = budgets.tokens or PASS_TOKENS.get(model.device.type, PASS_TOKENS["cpu"])
     plan = plan_shards(tokens, budgets.shard_tokens or PASSES_A_SHARD * pass_tokens)
     letters = letter_tokens(tokenizer)

@@ -52,7 +52,7 @@ def first_identical(points: Points) -> NDArray[np.int64]:
     cloud = torch.as_tensor(points)
     candidates: dict[int, list[int]] = {}
     first = np.arange(len(cloud))
-    for row, key in enumerate(_bit_sums(cloud).tolist()):
+    for row, key in enumerate(_bit_sums(cloud).tolist() if len(cloud) else []):
         others = candidates.setdefault(key, [])
         for other in others:
             if torch.equal(cloud[row], cloud[other]):

@@ -109,6 +109,9 @@ def _question(source: str, split: str, index: int, row: dict[str, object]) -> Qu
     text, subject, choices, answer = (row[column] for column in COLUMNS)
     if not isinstance(text, str) or not isinstance(subject, str):
         raise DatasetError(f"{where}: 'question' and 'subject' must be text; mend or drop the row")
+    for column, value in (("question", text), ("subject", subject)):
+        if not value.strip():
+            raise DatasetError(f"{where}: {column!r} is empty; mend or drop the row")
     if not isinstance(choices, Sequence) or len(choices) != len(LETTERS):
         raise DatasetError(f"{where}: 'choices' must be {len(LETTERS)} texts; mend or drop the row")
     if not all(isinstance(choice, str) for choice in choices):

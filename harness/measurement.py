@@ -185,7 +185,7 @@ def measure_tree(points: Points, labels: Labels, settings: GeometrySettings) -> 
 def _distinct_neighbors(points: Points, count: int) -> Neighbors:
     """Return the neighbours of points no two of which are identical."""
     found = nearest_neighbors(points, count)
-    if not found.distances[:, 0].all():
+    if not found.distances[:, 1].all():  # the first is the point itself
         raise GeometryError(
             "the representations differ so little that distances are 0 in float64; multiply them "
             "by a constant"

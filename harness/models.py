@@ -68,6 +68,7 @@ def load_model(
             dtype=dtype,
             attn_implementation=attention,
             use_safetensors=True,
+            trust_remote_code=False,
             output_loading_info=True,
             **options,
         )
@@ -86,11 +87,11 @@ def load_model(
 def _random_model(name: str, dtype: torch.dtype, attention: str, seed: int) -> PreTrainedModel:
     where = check_name(name)
     try:
-        config = AutoConfig.from_pretrained(where)
+        config = AutoConfig.from_pretrained(where, trust_remote_code=False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return AutoModelForCausalLM.from_config(
-                config, dtype=dtype, attn_implementation=attention
+                config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
             )
     except Exception as error:  # as above
         raise ModelError(f"{name}: cannot make the model ({_first_line(error)})") from error
@@ -137,9 +138,10 @@ def parameter_count(name: str) -> int:
     """
     where = check_name(name)
     try:
-        config = AutoConfig.from_pretrained(where)
+        config = AutoConfig.from_pretrained(where, trust_remote_code=False)
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config).num_parameters()  # type: ignore[no-any-return]
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        return int(model.num_parameters())
     except Exception as error:  # as above
         raise ModelError(f"{name}: cannot read the model ({_first_line(error)})") from error
 
@@ -151,7 +153,7 @@ def load_tokenizer(name: str, fast: bool = True) -> Tokenizer:
     """
     where = check_name(name, None)
     try:
-        return AutoTokenizer.from_pretrained(where, use_fast=fast)
+        return AutoTokenizer.from_pretrained(where, use_fast=fast, trust_remote_code=False)
     except Exception as error:  # as above
         raise ModelError(f"{name}: cannot load the tokenizer ({_first_line(error)})") from error
 
@@ -242,7 +244,9 @@ def model_fingerprint(name: str, file: str | None = "config.json") -> str:
     folder = Path(check_name(name, file))
     if not folder.is_dir():
         try:
-            return f"{name}@{AutoConfig.from_pretrained(name)._commit_hash}"
+            return (
+                f"{name}@{AutoConfig.from_pretrained(name, trust_remote_code=False)._commit_hash}"
+            )
         except Exception as error:  # as above
             raise ModelError(f"{name}: not on the hub or not reachable; give a folder") from error
     return _digest(folder)

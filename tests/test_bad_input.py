@@ -180,11 +180,12 @@ def test_points_are_measured_or_refused(
         values = measure_layer(points, labels, SMALL).values
     except GeometryError as error:
         assert len(str(error).splitlines()) == 1
+        assert spoilt or count < 6  # Gride at 2 and 4 neighbours
         return
     assert set(values) == set(CURVES)
     known = {name: value for name, value in values.items() if not name.startswith("kindred")}
     assert all(map(math.isfinite, known.values())), known
-    assert not {"nan", "inf", "-inf"} & set(spoilt) or "same" in spoilt
+    assert np.isfinite(points).all()
     assert 0 <= known["core_fraction"] <= 1 and 1 <= known["density_peaks"] <= count
 
 

@@ -130,7 +130,7 @@ def killed_until_done(
         longest *= 1.04  # what cannot be gone on from, such as one landscape, must fit in
 
 
-@pytest.mark.parametrize("moments", [20, pytest.param(500, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("moments", [20, pytest.param(200, marks=pytest.mark.soak)])
 def test_killed_at_any_moment(undisturbed: Path, tmp_path: Path, moments: int) -> None:
     kills = 0
     while kills < moments:

@@ -88,5 +88,7 @@ def save_adapter(adapted: PeftModel, trained: dict[str, Any], folder: Path) -> N
     tensors = {
         "base_model." + name: tensor.detach().to("cpu", dtype) for name, tensor in trained.items()
     }
+    config = adapted.active_peft_config
+    config.target_modules = sorted(config.target_modules)  # a set's order changes with every run
     adapted.save_pretrained(str(folder), state_dict=tensors)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's form to fill in

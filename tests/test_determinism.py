@@ -1,0 +1,86 @@
+"""The same command twice says the same, but for times; many runs need no more memory than one."""
+
+import gc
+import json
+import os
+import re
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import pytest
+import torch
+
+from fixtures.cases import TOY
+from harness.pipeline import Experiment
+from harness.protocol import ExtractionSettings, GeometrySettings, PromptFormat, Subset
+from harness.store import Store
+from reports import figures
+
+ROOT = Path(__file__).parents[1]
+MODEL, QUESTIONS = str(TOY / "model"), str(TOY / "questions")
+# A time, whose own line holds nothing else.
+TIMES = re.compile(r'^ *"(seconds|date|extraction|measuring|training)": .*$', re.MULTILINE)
+
+
+def test_the_same_command_twice_writes_the_same_bytes(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "claims", "--model", MODEL, "--mmlu", QUESTIONS]
+    command += ["--per-subject", "5", "--shots", "0,1", "--train-from-test", "3"]
+    command += ["--fine-tune", "--epochs", "1", "--controls", "--control-seeds", "1"]
+    command += ["--out", str(tmp_path / "out")]
+    found = []
+    for number in range(2):
+        store = {"LANDSCAPE_STORE": str(tmp_path / f"store-{number}")}
+        done = subprocess.run(
+            command, cwd=ROOT, env=os.environ | store, capture_output=True, text=True, timeout=400
+        )
+        assert done.returncode in (0, 1), done.stdout + done.stderr
+        files = sorted((tmp_path / "out").glob("*.json"))
+        texts = {file.name: file.read_text() for file in files}
+        assert TIMES.search(texts["results.json"])
+        found.append({name: TIMES.sub("", text) for name, text in texts.items()})
+        for file in files:
+            file.unlink()
+    assert len(found[0]) > 10 and found[0].keys() == found[1].keys()
+    for name, text in found[0].items():
+        assert text == found[1][name], name
+
+
+def resident() -> int:
+    """Return the memory of this process in bytes."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+def test_two_hundred_runs_in_one_process_need_no_more_memory(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    tracemalloc.start()
+    traced, whole = [], []
+    for number in range(200):
+        experiment = Experiment(
+            MODEL,
+            QUESTIONS,
+            Store(tmp_path / str(number)),
+            Subset(per_subject=3),
+            ExtractionSettings(precision="float32"),
+            GeometrySettings(neighbors=20, id_k=4, density_k=6, draws=2),
+            most_shots=1,
+        )
+        found = [experiment.landscape(PromptFormat(shots)) for shots in (0, 1)]
+        figures.as_image(figures.profile(found, "ari_subjects"))
+        json.loads(found[0].to_json())
+        experiment.release()
+        del experiment, found
+        gc.collect()
+        traced.append(tracemalloc.get_traced_memory()[0])
+        whole.append(resident())
+    tracemalloc.stop()
+    # The first runs fill caches; after them the medians of fifty runs are compared.
+    middle, last = (sorted(part)[25] for part in (traced[50:100], traced[150:]))
+    print(f"traced {middle} to {last} bytes", f"resident {whole[75]} to {whole[-1]} bytes")
+    assert last - middle < 500_000, (middle, last)
+    middle, last = (sorted(part)[25] for part in (whole[50:100], whole[150:]))
+    assert last - middle < 30_000_000, (middle, last)

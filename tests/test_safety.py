@@ -1,0 +1,155 @@
+"""What others give is data: nothing of it is run, and nothing is written where it says."""
+
+import ast
+import json
+import pickle
+import shutil
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from fixtures.cases import TOY
+from harness.cli import commands
+from harness.errors import DatasetError, ModelError, UserError
+from harness.measure_folder import read_points
+from harness.models import load_model, load_tokenizer, model_fingerprint
+
+ROOT = Path(__file__).parents[1]
+MODEL, QUESTIONS = str(TOY / "model"), str(TOY / "questions")
+CPU = torch.device("cpu")
+NEVER = {
+    "eval", "exec", "compile", "os.system", "os.popen", "yaml.load", "marshal.loads", "shelve.open",
+    "pickle.load", "pickle.loads", "pickle.Unpickler", "dill.load", "joblib.load", "torch.jit.load",
+}  # fmt: skip
+# What these need to be safe, as keyword and value.
+ONLY_WITH = {
+    "torch.load": ("weights_only", True),
+    "AutoModelForCausalLM.from_pretrained": ("use_safetensors", True),
+    "AutoConfig.from_pretrained": ("trust_remote_code", False),
+    "AutoTokenizer.from_pretrained": ("trust_remote_code", False),
+    "AutoModelForCausalLM.from_config": ("trust_remote_code", False),
+}
+NOT_WITH = {("shell", True), ("allow_pickle", True), ("trust_remote_code", True)}
+
+
+def sources() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True)
+    return [ROOT / name for name in listed.stdout.split() if not name.startswith("tests/")]
+
+
+def forbidden(text: str) -> list[str]:
+    """Return the calls in a program's text that could run what others give."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        given = {
+            (keyword.arg, keyword.value.value)
+            for keyword in node.keywords
+            if isinstance(keyword.value, ast.Constant)
+        }
+        if (
+            name in NEVER
+            or (name in ONLY_WITH and ONLY_WITH[name] not in given)
+            or NOT_WITH & given
+        ):
+            found.append(f"line {node.lineno}: {ast.unparse(node)}")
+    return found
+
+
+@pytest.mark.parametrize("file", sources(), ids=lambda file: str(file.relative_to(ROOT)))
+def test_no_call_runs_what_others_give(file: Path) -> None:
+    assert forbidden(file.read_text()) == []
+
+
+def test_the_check_itself_finds_what_it_should() -> None:
+    for text in (
+        "pickle.load(file)",
+        "torch.load(file)",
+        "torch.load(file, weights_only=False)",
+        "np.load(file, allow_pickle=True)",
+        "subprocess.run(command, shell=True)",
+        "AutoConfig.from_pretrained(name)",
+        "f(trust_remote_code=True)",
+        "eval(text)",
+    ):
+        assert forbidden(text), text
+    assert not forbidden("torch.load(file, weights_only=True); np.load(file); re.compile('a')")
+
+
+class Attack:
+    """Unpickled, it writes a file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.file,)
+
+
+def test_pickled_representations_are_not_unpickled(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    torch.save({"layer": Attack(run)}, tmp_path / "layer-1.pt")
+    (tmp_path / "layer-2.npy").write_bytes(pickle.dumps(Attack(run)))
+    for name in ("layer-1.pt", "layer-2.npy"):
+        with pytest.raises(DatasetError, match="cannot be read as one array"):
+            read_points(tmp_path / name, 3)
+    assert not run.exists()
+    torch.load(tmp_path / "layer-1.pt", weights_only=False)
+    assert run.exists()  # so the attack is a real one
+
+
+def test_pickled_weights_and_adapters_are_not_read(tmp_path: Path) -> None:
+    run, model = tmp_path / "run", tmp_path / "model"
+    shutil.copytree(MODEL, model)
+    (model / "model.safetensors").unlink()
+    torch.save({"weight": Attack(run)}, model / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="cannot load the model"):
+        load_model(str(model), "float32", CPU)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2}))
+    torch.save({"weight": Attack(run)}, adapter / "adapter_model.bin")
+    with pytest.raises(ModelError, match=r"no adapter_model\.safetensors"):
+        load_model(MODEL, "float32", CPU, adapter=adapter)
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path, known: bool) -> None:
+    run, model = tmp_path / "run", tmp_path / "model"
+    shutil.copytree(MODEL, model)
+    code = f"from pathlib import Path\nPath({str(run)!r}).touch()\n"
+    (model / "theirs.py").write_text(code + "class Config: pass\nclass Model: pass\n")
+    config = json.loads((model / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "theirs.Config", "AutoModelForCausalLM": "theirs.Model"}
+    if not known:
+        config["model_type"] = "theirs"
+    (model / "config.json").write_text(json.dumps(config))
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    settings["auto_map"] = {"AutoTokenizer": ["theirs.Model", None]}
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    for load in (
+        lambda: model_fingerprint(str(model)),
+        lambda: load_model(str(model), "float32", CPU),
+        lambda: load_model(str(model), "float32", CPU, random_seed=0),
+        lambda: load_tokenizer(str(model)),
+    ):
+        with suppress(ModelError):  # refused, or loaded without that code
+            load()
+    assert not run.exists()
+
+
+def test_a_name_cannot_lead_a_command_out_of_its_folder(tmp_path: Path) -> None:
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    given = ["extract", "--model", MODEL, "--mmlu", QUESTIONS, "--per-subject", "3"]
+    given += ["--store", str(inside / "store"), "--out-dir", str(inside / "out")]
+    done = CliRunner().invoke(commands, [*given, "--condition", "../../../outside"])
+    assert done.exit_code == 0 or isinstance(done.exception, UserError)
+    assert [path.name for path in tmp_path.iterdir()] == ["inside"]

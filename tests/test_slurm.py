@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from fixtures.cases import TOY
 from harness.cli import commands
+from tests import written
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENT = [
@@ -183,16 +185,16 @@ def wait_for_more_shards(folder: Path, kept: dict[str, int]) -> None:
     until(lambda: len(shards(folder)) > len(kept))
 
 
-def measured_directly(folder: Path, *options: str) -> bytes:
+def measured_directly(folder: Path, *options: str) -> dict[str, Any]:
     out = folder / "direct.json"
     places = ["--out", str(out), "--store", str(folder / "other-store")]
     command = [sys.executable, "-m", "harness.cli", "measure", *EXPERIMENT, *places, *options]
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
-    return out.read_bytes()
+    return written.landscape(out)
 
 
-def landscape(folder: Path, condition: str = "0-shot") -> bytes:
-    return (folder / "out" / f"landscape-model-{condition}.json").read_bytes()
+def landscape(folder: Path, condition: str = "0-shot") -> dict[str, Any]:
+    return written.landscape(folder / "out" / f"landscape-model-{condition}.json")
 
 
 def test_chains_run_in_order_and_measure_what_the_command_measures(

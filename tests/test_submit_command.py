@@ -14,6 +14,7 @@ from harness.cli import commands
 from harness.errors import UserError
 from harness.jobs import plan
 from harness.slurm import arrays, parse_minutes, parse_others
+from tests import written
 
 ROOT = Path(__file__).parents[1]
 QUESTIONS = ["--mmlu", str(TOY / "questions"), "--per-subject", "4", "--precision", "float32"]
@@ -147,8 +148,8 @@ def test_on_this_machine_jobs_run_in_order_and_measure_what_the_command_measures
     command = [sys.executable, "-m", "harness.cli", "measure", *EXPERIMENT]
     command += ["--store", str(tmp_path / "other"), "--out", str(tmp_path / "direct.json")]
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
-    written = (out / "landscape-model-0-shot.json").read_bytes()
-    assert written == (tmp_path / "direct.json").read_bytes()
+    found = written.landscape(out / "landscape-model-0-shot.json")
+    assert found == written.landscape(tmp_path / "direct.json")
 
 
 @pytest.mark.parametrize("cluster", ["local", "debug"])

@@ -32,7 +32,7 @@ def counted(folder: Path, device: str) -> Iterator[None]:
         yield
     finally:
         # Nothing is left where nothing was made.
-        if any(path.name != FILE for path in folder.iterdir()):
+        if folder.is_dir() and any(path.name != FILE for path in folder.iterdir()):
             _add(folder, time.monotonic() - started, device)
 
 

@@ -157,8 +157,13 @@ def _damaged(folder: Path) -> str | None:
     try:
         written = json.loads(file.read_text(encoding="utf-8"))
         there = _checksums(folder)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         return f"{CHECKSUMS} ({error})"
+    except OSError as error:
+        # Another user's entry, or a disk that is away for a moment, is not damaged.
+        raise SettingsError(
+            f"{folder}: cannot be read ({error.strerror}); mend that, or give another --store"
+        ) from error
     differ = [name for name in {**written, **there} if written.get(name) != there.get(name)]
     return min(differ, default=None)
 

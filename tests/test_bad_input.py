@@ -46,11 +46,18 @@ def in_both_modes(few: int, many: int = 10_000) -> Callable[..., Any]:
             "cases", [few, pytest.param(many, marks=pytest.mark.soak)], ids=["short", "long"]
         )
         def run(cases: int, tmp_path: Path) -> None:
-            plain = settings(max_examples=cases, deadline=None, suppress_health_check=quiet)
+            # The short mode tries the same cases every time.
+            plain = settings(
+                max_examples=cases,
+                deadline=None,
+                suppress_health_check=quiet,
+                derandomize=cases == few,
+            )
             wants_folder = "tmp_path" in inspect.signature(test).parameters
             plain(test)(**({"tmp_path": tmp_path} if wants_folder else {}))
 
         run.__name__, run.__doc__ = test.__name__, test.__doc__
+        run.pytestmark += getattr(test, "pytestmark", [])  # type: ignore[attr-defined]
         return run
 
     return modes

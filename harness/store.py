@@ -95,6 +95,7 @@ class Store:
                 raise
             processes.wait()
             if processes.is_main:
+                _tidy(unfinished)
                 write_whole(unfinished / CHECKSUMS, json.dumps(_checksums(unfinished)) + "\n")
                 shutil.rmtree(home / key, ignore_errors=True)  # one that was damaged
                 os.rename(unfinished, home / key)
@@ -133,6 +134,20 @@ def _held(lock: FileLock, processes: Processes) -> Iterator[None]:
         processes.wait()
         yield
         processes.wait()
+
+
+def _tidy(folder: Path) -> None:
+    """Drop what killed writes left, and let others read what the umask lets them.
+
+    safetensors writes through a file `.tmp...` that only its user may read, and renames it.
+    """
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in folder.rglob("*"):
+        if path.is_file() and path.name.startswith("."):
+            path.unlink()
+        elif path.is_file():
+            path.chmod(0o666 & ~umask)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -137,3 +137,17 @@ def test_a_second_run_computes_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert experiment().landscape(PromptFormat(1)).to_json() == first.to_json()
     with pytest.raises(pytest.fail.Exception):
         experiment().landscape(PromptFormat(2))
+
+
+def test_an_entry_has_no_leftovers_and_others_may_read_it(tmp_path: Path) -> None:
+    def make(folder: Path) -> None:
+        (folder / "inside").mkdir()
+        for name in (".tmpAbC", "kept", "inside/.kept.123", "inside/kept"):
+            (folder / name).touch(mode=0o600)
+
+    made = Store(tmp_path).find_or_make("kind", "key", make)
+    files = sorted(path for path in made.rglob("*") if path.is_file())
+    assert [path.name for path in files] == ["checksums.json", "kept", "kept"]
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert {path.stat().st_mode for path in files} == {plain.stat().st_mode}

@@ -15,8 +15,8 @@ claims: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest tests
-	$(BIN)/pytest claims
+	$(BIN)/pytest tests -rs
+	$(BIN)/pytest claims -rs
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -15,7 +15,9 @@ UNLABELLED = ("intrinsic_dimension", "density_peaks", "core_fraction")
 
 # In these the network is the trained one: they tell what it does with other shots, or what labels
 # give by chance, and not what it would do without having learnt.
-TRAINED = ("other-shots", "other-shots-by-shots", "mixed-shots", "shuffled-labels")
+OTHER_SHOTS = ("other-shots", "other-shots-by-shots", "mixed-shots")
+SHUFFLED_LABELS = "shuffled-labels"
+TRAINED = (*OTHER_SHOTS, SHUFFLED_LABELS)
 
 MEANING = {
     "random-weights": "the same architecture with weights as drawn, never trained",
@@ -35,7 +37,7 @@ def null_controls(seeds: int) -> dict[str, Control]:
         "other-shots": Control(shots="other"),
         "other-shots-by-shots": Control(shots="other", labels="shots"),
         "mixed-shots": Control(shots="mixed"),
-        "shuffled-labels": Control(labels="shuffled"),
+        SHUFFLED_LABELS: Control(labels="shuffled"),
     }
 
 

@@ -3,64 +3,31 @@
 `-m soak` tries ten thousand cases where the short mode tries some dozens.
 """
 
-import inspect
-import json
 import math
-import random
-import re
 import shutil
 import string
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fixtures.cases import TOY
 from harness.cli import commands
-from harness.errors import GeometryError, RecordError, UserError
-from harness.landscape import CURVES, Draw, Landscape, Tree
+from harness.errors import GeometryError, UserError
+from harness.landscape import CURVES
 from harness.measurement import Labels, measure_layer
-from harness.models import letter_tokens, load_tokenizer
+from harness.models import load_tokenizer
 from harness.protocol import GeometrySettings, PromptFormat
 from harness.questions.mmlu import COLUMNS, _question
 from harness.questions.prompts import build_prompt
-from reports.run import Run, read_run
-from reports.view import Report
 from tests.test_questions import rows, write_dataset
+from tests.trying import in_both_modes, refused
 
 MODEL, QUESTIONS = str(TOY / "model"), str(TOY / "questions")
-
-
-def in_both_modes(few: int, many: int = 10_000) -> Callable[..., Any]:
-    """Run a property on few cases, and on many with `-m soak`."""
-
-    def modes(test: Callable[..., None]) -> Callable[..., None]:
-        quiet = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-
-        @pytest.mark.parametrize(
-            "cases", [few, pytest.param(many, marks=pytest.mark.soak)], ids=["short", "long"]
-        )
-        def run(cases: int, tmp_path: Path) -> None:
-            # The short mode tries the same cases every time.
-            plain = settings(
-                max_examples=cases,
-                deadline=None,
-                suppress_health_check=quiet,
-                derandomize=cases == few,
-            )
-            wants_folder = "tmp_path" in inspect.signature(test).parameters
-            plain(test)(**({"tmp_path": tmp_path} if wants_folder else {}))
-
-        run.__name__, run.__doc__ = test.__name__, test.__doc__
-        run.pytestmark += getattr(test, "pytestmark", [])  # type: ignore[attr-defined]
-        return run
-
-    return modes
 
 
 # --- questions
@@ -137,18 +104,6 @@ def test_subjects_without_shots_are_named(tmp_path: Path) -> None:
     refused(given, "split 'dev' has 0 questions of subject 's'", tmp_path)
 
 
-def refused(given: list[str], message: str, folder: Path) -> None:
-    before = sorted(folder.rglob("*"))
-    if given[0] == "measure":
-        given = [*given, "--out", str(folder / "landscape.json")]
-    done = CliRunner().invoke(commands, given)
-    assert isinstance(done.exception, UserError | SystemExit), done.exception
-    text = str(done.exception) if isinstance(done.exception, UserError) else done.output
-    assert message in text and len(text.strip().splitlines()) == 1, text
-    left = [path for path in folder.rglob("*") if path.is_file() and path not in before]
-    assert not [path for path in left if path.suffix != ".lock"], left
-
-
 # --- representations
 
 SMALL = GeometrySettings(neighbors=20, id_k=2, density_k=4, draws=0)
@@ -194,220 +149,6 @@ def test_points_are_measured_or_refused(
     assert all(map(math.isfinite, known.values())), known
     assert np.isfinite(points).all()
     assert 0 <= known["core_fraction"] <= 1 and 1 <= known["density_peaks"] <= count
-
-
-# --- records
-
-JSON = st.recursive(
-    st.one_of(
-        st.none(), st.booleans(), st.integers(-5, 5), st.integers(10**20, 10**25), st.floats(),
-        st.text(max_size=6), st.sampled_from(["0-shot", "x-shot", "../..", "<b>", "toy"]),
-    ),
-    lambda one: st.lists(one, max_size=3) | st.dictionaries(st.text(max_size=4), one, max_size=3),
-    max_leaves=4,
-)  # fmt: skip
-
-
-def a_record() -> dict[str, Any]:
-    curves = dict.fromkeys(CURVES, (0.5, 0.25))
-    tree = Tree(1, ((0.0, 1.0, 0.5, 2.0),), ("a", "b"), (1.0, 0.5))
-    landscapes = [
-        Landscape(
-            "m",
-            name,
-            (1, 2),
-            curves,
-            2,
-            0.5,
-            {"cost": {"device": "cpu"}},
-            (Draw(curves),) * 2,
-            tree=tree,
-        )
-        for name in ("0-shot", "5-shot", "fine-tuned")
-    ]
-    found = {"name": "embeddings", "verdict": "reproduced", "effect": 0.5, "interval": [0.1, None]}
-    claim = {
-        "claim": "c", "model": "m", "verdict": "reproduced", "effect": 0.5, "interval": [0.1, 0.9],
-        "threshold": 0.1, "direction": "at least", "conditions": ["0-shot"], "layers": "all",
-        "sentence": "It is.", "section": "1", "exception": None, "seconds": 0.1, "source": "us",
-        "controls": [found], "variations": [found], "specificity": None,
-    }  # fmt: skip
-    skipped = {name: "x" for name in ("claim", "model", "sentence", "section", "source", "reason")}
-    settings = {"command": "pytest", "device": "cpu", "not_measured": ["x"]}
-    return {
-        "record": 2,
-        "environment": {"settings": settings, "versions": {"torch": "2"}},
-        "claims": [claim],
-        "skipped": [skipped],
-        "landscapes": [json.loads(one.to_json()) for one in landscapes],
-    }
-
-
-def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Return the path of everything in a JSON value."""
-    inner = (
-        value.items()
-        if isinstance(value, dict)
-        else enumerate(value)
-        if isinstance(value, list)
-        else ()
-    )
-    return [path, *(one for key, part in inner for one in places(part, (*path, key)))]
-
-
-@in_both_modes(150)
-@given(place=st.integers(0, 10**6), how=st.sampled_from(["put", "drop", "add"]), value=JSON)
-def test_a_record_is_read_and_shown_or_refused(
-    place: int, how: str, value: Any, tmp_path: Path
-) -> None:
-    record: Any = a_record()
-    paths = places(record)
-    *way, last = paths[place % (len(paths) - 1) + 1]
-    parent = record
-    for key in way:
-        parent = parent[key]
-    if how == "put":
-        parent[last] = value
-    elif how == "drop":
-        del parent[last]
-    elif isinstance(parent, dict):
-        parent["another"] = value
-    else:
-        parent.append(value)
-    file = tmp_path / "record.json"
-    file.write_text(json.dumps(record))
-    try:
-        run = read_run(file)
-    except RecordError as error:
-        assert str(error).startswith(str(tmp_path)) and "\n" not in str(error)
-        return
-    report = Report([run])
-    for template in (
-        "verdicts.html",
-        "published.html",
-        "measured.html",
-        "settings.html",
-        "report.md",
-    ):
-        shown = report.show(template)
-        assert "<b>" not in re.sub(r"<b>[✓✗?mtx.\w -]", "", shown) or template == "report.md"
-    for kind in ("controls", "variations"):
-        report.show("beside.html", kind=kind)
-
-
-def test_a_record_that_was_cut_anywhere_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "record.json"
-    Run(
-        a_record()["environment"], [], [], [Landscape.from_table(a_record()["landscapes"][0], "x")]
-    ).write_record(file)
-    whole = file.read_bytes()
-    for place in random.Random(0).sample(range(len(whole) - 2), 40):
-        file.write_bytes(whole[:place])
-        with pytest.raises(RecordError, match="is not JSON"):
-            read_run(file)
-    file.write_bytes(b"\xff\xfe")
-    with pytest.raises(RecordError, match="cannot be read"):
-        read_run(file)
-
-
-# --- models
-
-
-def broken(folder: Path, change: Callable[[Path], None]) -> str:
-    shutil.copytree(MODEL, folder)
-    change(folder)
-    return str(folder)
-
-
-def configured(**changed: object) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        file = folder / "config.json"
-        file.write_text(json.dumps(json.loads(file.read_text()) | changed))
-
-    return change
-
-
-def written(name: str, content: bytes) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_bytes(content) and None  # type: ignore[func-returns-value]
-
-
-def cut(name: str, share: float) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        content = (folder / name).read_bytes()
-        (folder / name).write_bytes(content[: int(len(content) * share)])
-
-    return change
-
-
-def without_a_tensor(folder: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    tensors = load_file(folder / "model.safetensors")
-    del tensors["model.layers.3.mlp.up_proj.weight"]
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda folder: (folder / "config.json").unlink(),
-        written("config.json", b""),
-        written("config.json", b"[]"),
-        written("config.json", b"{}"),
-        written("config.json", b"\xff\xfe"),
-        configured(model_type="unheard-of"),
-        configured(hidden_size="wide"),
-        configured(hidden_size=100),
-        configured(num_attention_heads=0),
-        configured(vocab_size=7),
-        lambda folder: (folder / "model.safetensors").unlink(),
-        cut("model.safetensors", 0.5),
-        cut("model.safetensors", 0.0),
-        written("model.safetensors", b"\x00" * 100),
-        without_a_tensor,
-        lambda folder: (folder / "tokenizer.json").unlink(),
-        cut("tokenizer.json", 0.5),
-        written("tokenizer.json", b"{}"),
-        written("tokenizer_config.json", b"["),
-    ],
-)
-def test_a_model_that_is_not_whole_is_refused(
-    tmp_path: Path, change: Callable[[Path], None]
-) -> None:
-    model = broken(tmp_path / "model", change)
-    given = ["measure", "--model", model, "--mmlu", QUESTIONS, "--per-subject", "3"]
-    refused([*given, "--store", str(tmp_path / "store")], f"{model}: ", tmp_path)
-
-
-def test_prompts_that_do_not_fit_are_refused_unless_they_may_be_cut(tmp_path: Path) -> None:
-    model = broken(tmp_path / "model", configured(max_position_embeddings=20))
-    given = ["measure", "--model", model, "--mmlu", QUESTIONS, "--per-subject", "3"]
-    given += ["--store", str(tmp_path / "store")]
-    refused(given, f"{model}: takes 20 tokens, and prompt 0 has", tmp_path)
-    done = CliRunner().invoke(
-        commands, [*given, "--max-length", "20", "--out", str(tmp_path / "landscape.json")]
-    )
-    assert done.exit_code == 0, done.output
-
-
-class Letters:
-    """A tokenizer that gives `Answer: X` the tokens that it is told."""
-
-    name_or_path = "theirs"
-
-    def __init__(self, **tokens: list[int]) -> None:
-        self.tokens = tokens
-
-    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        letter = text.removeprefix("Answer:").strip()
-        return [1, *self.tokens.get(letter, [ord(letter)])] if letter else [1]
-
-
-def test_a_tokenizer_without_a_token_for_a_letter_is_named() -> None:
-    assert letter_tokens(Letters()) == [65, 66, 67, 68]
-    for odd in (Letters(C=[5, 6]), Letters(C=[]), Letters(C=[65])):
-        with pytest.raises(UserError, match=r"theirs: the tokenizer has no token .* for 'C'"):
-            letter_tokens(odd)
 
 
 # --- options

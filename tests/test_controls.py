@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from claims.test_subjects import need
 from fixtures.cases import TOY
 from fixtures.conditions import Asked, ConditionSet, find, find_elsewhere
 from fixtures.measured import Measured
@@ -137,7 +138,13 @@ def verdict(word: str, *controls: tuple[str, str]) -> Verdict:
     [
         ("reproduced", [], None),
         ("reproduced", [("mixed-shots", "reproduced")], None),
-        ("reproduced", [("shuffled-labels", "not reproduced")], None),
+        ("reproduced", [("shuffled-labels", "not reproduced")], "inconclusive"),
+        ("reproduced", [("shuffled-labels", "reproduced")], "not specific to learning"),
+        (
+            "reproduced",
+            [("embeddings", "not reproduced"), ("shuffled-labels", "reproduced")],
+            "not specific to learning",
+        ),
         ("reproduced", [("embeddings", "not reproduced")], "specific to learning"),
         (
             "reproduced",
@@ -248,3 +255,13 @@ def test_a_control_is_shown_where_it_touches_what_is_asked_though_the_effect_is_
     assert found(lambda of: of.zero_shot.curve("core_fraction").mean) == ["core"]
     assert found(lambda of: of.zero_shot.known_accuracy) == ["answers"]
     assert found(lambda of: of.zero_shot.curve("kindred").maximum) == []
+
+
+def test_a_measured_model_is_not_let_off_a_claim_for_what_is_not_known_of_it() -> None:
+    nothing = {"kindred": (math.nan, math.nan)}
+    need(Landscape("measured", "5-shot", (1, 2), nothing, 2), "kindred")
+    with pytest.raises(pytest.skip.Exception, match="needs the curve kindred"):
+        need(Landscape("published:theirs", "5-shot", (1, 2), nothing, 2), "kindred")
+    need(
+        Landscape("published:theirs", "5-shot", (1, 2), {"kindred": (0.1, math.nan)}, 2), "kindred"
+    )

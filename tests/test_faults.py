@@ -1,14 +1,17 @@
 """Runs that are killed, starved, shared or lied to end as an undisturbed one does."""
 
+import itertools
 import json
 import multiprocessing
 import os
 import random
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -156,14 +159,22 @@ def test_a_killed_report(undisturbed: Path, tmp_path: Path, moments: int) -> Non
     assert (out / "report.html").read_text() == wanted
 
 
-@pytest.mark.parametrize("name", ["shard-*", "landscape.json", "final/adapter_model*", CHECKSUMS])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("representations", "shard-*"),
+        ("landscapes", "landscape.json"),
+        ("adapters", "final/adapter_model*"),
+        ("landscapes", CHECKSUMS),
+    ],
+)
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_a_damaged_entry_is_found_said_and_computed_again(
-    undisturbed: Path, tmp_path: Path, name: str, damage: str
+    undisturbed: Path, tmp_path: Path, kind: str, name: str, damage: str
 ) -> None:
     store = tmp_path / "store"
     subprocess.run(["cp", "-r", undisturbed / "store", store], check=True)
-    file = sorted(store.glob(f"*/*/{name}"))[0]
+    file = sorted(store.glob(f"{kind}/*/{name}"))[0]
     content = bytearray(file.read_bytes())
     if damage == "flip":
         content[len(content) // 2] ^= 1
@@ -173,16 +184,19 @@ def test_a_damaged_entry_is_found_said_and_computed_again(
         file.unlink()
     else:
         file.write_bytes(content)
+    key = file.relative_to(store).parts[1]
     with pytest.warns(UserWarning, match=r"is not what was written; it is computed again"):
-        assert (
-            Store(store).find(file.relative_to(store).parts[0], file.relative_to(store).parts[1])
-            is None
-        )
+        assert Store(store).find(kind, key) is None
+    if damage != "flip":
+        return  # it is found, and what follows is the same
+    # A landscape is not made again because what it came from is damaged: it is asked for anew.
+    if kind == "representations":
+        shutil.rmtree(store / "landscapes")
     computed = tmp_path / "computed"
     finish(start(whole_run, store, tmp_path / "out", computed))
     assert found(tmp_path / "out") == found(undisturbed / "out")
-    # What is whole is not computed again, and what is damaged only if somebody asks for it.
-    assert len(computed.read_text().splitlines() if computed.exists() else []) <= 1
+    again = [line for line in computed.read_text().splitlines() if line.startswith(kind)]
+    assert again == [f"{kind} {key}"]
 
 
 def test_two_runs_that_share_a_store_compute_everything_once(
@@ -200,13 +214,20 @@ def test_two_runs_that_share_a_store_compute_everything_once(
     assert len(lines) == len(set(lines)) > 8
 
 
+def backwards(*given: Path) -> None:
+    """Make a whole run while the clock goes back an hour whenever it is read."""
+    now = itertools.count(2**32, -3600)  # from the year 2106
+    time.time = lambda: float(next(now))
+    whole_run(*given)
+
+
 def test_clocks_that_go_back_change_nothing(undisturbed: Path, tmp_path: Path) -> None:
-    store = tmp_path / "store"
-    subprocess.run(["cp", "-r", undisturbed / "store", store], check=True)
-    for number, path in enumerate(sorted(store.rglob("*"))):
-        os.utime(path, (2**32 - number, 2**32 - number))  # the year 2106, backwards
+    finish(start(backwards, tmp_path / "store", tmp_path / "out"))
+    assert found(tmp_path / "out") == found(undisturbed / "out")
+    for number, path in enumerate(sorted((tmp_path / "store").rglob("*"))):
+        os.utime(path, (2**32 - number, 2**32 - number))
     computed = tmp_path / "computed"
-    finish(start(whole_run, store, tmp_path / "out", computed))
+    finish(start(whole_run, tmp_path / "store", tmp_path / "out", computed))
     assert found(tmp_path / "out") == found(undisturbed / "out") and not computed.exists()
 
 
@@ -221,6 +242,32 @@ def command(*given: str, limit: int | None = None) -> "subprocess.Popen[str]":
         [sys.executable, "-m", *given], cwd=ROOT, text=True, preexec_fn=limited,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
+
+
+CLAIMS = ["pytest", "claims", "--model", MODEL, "--mmlu", QUESTIONS, "--shots", "0,1"]
+
+
+def apart(given: list[str], folder: Path) -> list[str]:
+    """Return a command that does the same in another store, from nothing."""
+    place = given.index("--store") + 1
+    return [*given[:place], str(folder / "apart"), *given[place + 1 :]]
+
+
+def results(given: list[str], folder: Path) -> dict[str, object]:
+    """Run a command to its end, and return what it made."""
+    done = command(*given)
+    printed, errors = done.communicate(timeout=300)
+    assert done.returncode == 0, errors
+    if given[1] == "measure":
+        return written.landscape(Path(given[given.index("--out") + 1]))
+    adapters = Path(printed.strip().splitlines()[-1])
+    record = json.loads((adapters / "training.json").read_text())
+    weights = {
+        str(file.relative_to(adapters)): file.read_bytes()
+        for file in adapters.glob("*/adapter_model.safetensors")
+    }
+    assert weights
+    return {"loss": record["loss"], "validation": record["validation"], **weights}
 
 
 MEASURE = ["harness.cli", "measure", "--model", MODEL, "--mmlu", QUESTIONS, "--per-subject", "3"]
@@ -239,9 +286,7 @@ def test_a_file_that_may_not_grow(tmp_path: Path, stage: list[str]) -> None:
     assert starved.returncode == 2, out + errors
     assert "store: cannot be written (File too large)" in errors and "Traceback" not in errors
     assert not (tmp_path / "landscape.json").exists()
-    fed = command(*given)
-    out, errors = fed.communicate(timeout=120)
-    assert fed.returncode == 0, errors
+    assert results(given, tmp_path) == results(apart(given, tmp_path), tmp_path)
 
 
 @pytest.fixture
@@ -252,7 +297,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         ["mount", "-t", "tmpfs", "-o", "size=64k", "none", disk], capture_output=True, check=False
     )
     if done.returncode:
-        pytest.skip("may not mount a small disk here")
+        pytest.skip("may not mount a small disk here (only root may)")
     yield disk
     subprocess.run(["umount", disk], check=True)
 
@@ -269,7 +314,9 @@ def test_a_full_disk_and_one_that_cannot_be_written(small_disk: Path, tmp_path: 
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     again = [*given[:-1], str(tmp_path / "other.json")]
     assert command(*again).wait(120) == 0  # what is there can be read
-    assert (tmp_path / "one.json").read_text() == (tmp_path / "other.json").read_text()
+    elsewhere = results(apart(given, tmp_path), tmp_path)
+    for name in ("one.json", "other.json"):
+        assert written.landscape(tmp_path / name) == elsewhere
     other = command(*again, "--shots", "1")
     _, errors = other.communicate(timeout=120)
     assert other.returncode == 2 and "cannot be written (Read-only file system)" in errors
@@ -277,7 +324,7 @@ def test_a_full_disk_and_one_that_cannot_be_written(small_disk: Path, tmp_path: 
 
 @pytest.mark.parametrize(
     "given",
-    [MEASURE, [*MEASURE, "--shots", "1"], FINETUNE, ["pytest", "claims", "--shots", "0,1"]],
+    [MEASURE, [*MEASURE, "--shots", "1"], FINETUNE, CLAIMS],
     ids=["measure", "with-shots", "finetune", "claims"],
 )
 def test_ctrl_c_is_status_130_and_the_next_run_goes_on(tmp_path: Path, given: list[str]) -> None:
@@ -296,6 +343,15 @@ def test_ctrl_c_is_status_130_and_the_next_run_goes_on(tmp_path: Path, given: li
     printed, errors = stopped.communicate(timeout=120)
     assert stopped.returncode == 130, printed + errors
     assert "Traceback" not in errors and not out.exists()
+    if given[0] != "pytest":
+        assert results(given, tmp_path) == results(apart(given, tmp_path), tmp_path)
+        return
+    # The claims go on too: what they measured first is not extracted again.
+    kept = {path.name for path in store.glob("representations/[!.]*") if path.is_dir()}
+    again = command(*given)
+    _, errors = again.communicate(timeout=300)
+    assert again.returncode in (0, 1) and (out / "results.json").exists(), errors
+    assert kept <= {path.name for path in store.glob("representations/*")}
 
 
 def test_what_the_disk_refuses_is_one_sentence(tmp_path: Path) -> None:

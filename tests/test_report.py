@@ -364,7 +364,7 @@ def test_the_page_fits_a_phone_and_a_desk(page: Path, tmp_path: Path, width: int
     dom = _chromium("--dump-dom", str(frame))
     shown = json.loads(dom.partition('<pre id="o">')[2].partition("</pre>")[0])
     assert shown["wide"] <= width and shown["broken"] == 0 and shown["bars"] == 4
-    assert shown["top"] < 600  # verdicts are on the first screen
+    assert shown["top"] < 400  # verdicts are on the first screen
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")

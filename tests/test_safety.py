@@ -67,6 +67,12 @@ def test_no_call_runs_what_others_give(file: Path) -> None:
     assert forbidden(file.read_text()) == []
 
 
+def test_the_check_sees_the_whole_project() -> None:
+    assert {"harness", "fixtures", "claims", "reports"} <= {
+        file.relative_to(ROOT).parts[0] for file in sources()
+    }
+
+
 def test_the_check_itself_finds_what_it_should() -> None:
     for text in (
         "pickle.load(file)",

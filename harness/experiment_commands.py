@@ -1,0 +1,190 @@
+"""`landscape extract` and `landscape measure`: the stages of one experiment, and its options."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harness.errors import SettingsError
+from harness.fine_tuned import split_test
+from harness.finetune_command import DATASET_OPTION
+from harness.pipeline import Experiment
+from harness.processes import launched_processes
+from harness.protocol import Budgets, ExtractionSettings, GeometrySettings, PromptFormat, Subset
+from harness.store import Store, write_whole
+
+# The second names are those of the paper's own script, where they differ.
+EXPERIMENT_OPTIONS = (
+    click.option("--model", "--checkpoint-dir", help="Model folder or hub name."),
+    click.option("--tokenizer", "--tokenizer-dir", help="Of another folder or hub name."),
+    click.option("--use-slow-tokenizer", is_flag=True, help="Not the Rust one, if there are both."),
+    click.option("--adapter", "--finetuned-path", type=Path, help="Folder of a PEFT adapter."),
+    click.option("--checkpoint", help="Of the adapter: the name of a folder in its folder."),
+    click.option("--condition", help="The landscape's [default: its shots, such as 0-shot]."),
+    DATASET_OPTION,
+    click.option("--split", default="test", show_default=True, help="Or: dev+validation."),
+    click.option("--per-subject", type=int, help="Questions a subject [default: the paper's]."),
+    click.option(
+        "--train-from-test", type=click.IntRange(min=1),
+        help="Leave out so many questions a subject: those that `finetune` takes from test.",
+    ),
+    click.option("--shots", "--num-few-shots", type=int, default=0, show_default=True),
+    click.option("--shot-order", default="shuffled", show_default=True, help="Or: kept."),
+    click.option("--seed", type=int, default=42, show_default=True, help="Of the shots' order."),
+    click.option(
+        "--site",
+        "--target-layer",
+        default="norm1",
+        show_default=True,
+        help="Or: norm2, res2, logits.",
+    ),
+    click.option("--reduction", default="last", show_default=True, help="Or: mean."),
+    click.option("--use-last-token", is_flag=True, help="The same as --reduction last."),
+    click.option(
+        "--max-length", "--max-seq-len", type=int, help="Tokens; longer prompts lose their start."
+    ),
+    click.option("--layer-interval", type=int, default=1, show_default=True),
+    click.option("--precision", default="bfloat16", show_default=True, help="Or: float16, float32"),
+    click.option("--attention", default="auto", show_default=True, help="Of whole prompts."),
+    click.option("--device-map", help="'auto' spreads a large model over all devices."),
+    click.option("--offload-folder", type=Path, help="Disk for what no device holds."),
+    click.option("--token-budget", type=int, help="Tokens a pass [default: the device's]."),
+    click.option("--micro-batch-size", type=int, help="Prompts a pass [default: any number]."),
+    click.option(
+        "--cache-budget", type=int, default=Budgets.cached_tokens, show_default=True,
+        help="Tokens whose keys and values are held for prompts that share them.",
+    ),
+    click.option("--preprocessing-num-workers", type=int, help="Processes that tokenize."),
+    click.option("--logging-steps", type=click.IntRange(min=1), help="Log every so many prompts."),
+    click.option("--store", type=Path, default=Path(".landscape-store"), show_default=True),
+)  # fmt: skip
+
+
+def _experiment_options(command: Any) -> Any:
+    for option in reversed(EXPERIMENT_OPTIONS):
+        command = option(command)
+    return command
+
+
+def experiment_of(options: dict[str, Any]) -> tuple[Experiment, PromptFormat]:
+    """Return what the values of EXPERIMENT_OPTIONS ask for. Raises UserError, UsageError."""
+    if options["model"] is None:
+        raise click.UsageError("Missing option '--model'.")
+    prompt = PromptFormat(options["shots"], options["shot_order"], options["seed"])
+    adapter, checkpoint = options["adapter"], options["checkpoint"]
+    if checkpoint and not adapter:
+        raise click.UsageError("--checkpoint needs --adapter, the folder that it is in")
+    if options["use_last_token"] and options["reduction"] != "last":
+        raise click.UsageError("--use-last-token and --reduction mean contradict each other")
+    if options["logging_steps"]:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    subset = Subset(options["split"], options["per_subject"])
+    if options["train_from_test"]:
+        _, subset = split_test(options["train_from_test"], subset)
+    experiment = Experiment(
+        options["model"],
+        options["dataset"],
+        Store(options["store"]),
+        subset,
+        ExtractionSettings(
+            options["site"],
+            options["reduction"],
+            options["max_length"],
+            options["precision"],
+            options["layer_interval"],
+        ),
+        GeometrySettings(),
+        most_shots=prompt.shots,
+        adapter=adapter / checkpoint if checkpoint else adapter,
+        condition=options["condition"],
+        tokenizer=options["tokenizer"],
+        fast_tokenizer=not options["use_slow_tokenizer"],
+        attention=options["attention"],
+        device_map=options["device_map"],
+        offload=options["offload_folder"],
+        budgets=Budgets(
+            options["token_budget"],
+            options["micro_batch_size"],
+            options["cache_budget"],
+            workers=options["preprocessing_num_workers"],
+        ),
+        log_every=options["logging_steps"],
+    )
+    return experiment, prompt
+
+
+@click.command()
+@_experiment_options
+@click.option("--out-dir", "--out", type=Path, help="New folder that receives plain files too.")
+@click.option("--remove-duplicates", is_flag=True, help="With --out-dir: equal prompts once.")
+def extract(out_dir: Path | None, remove_duplicates: bool, **options: Any) -> None:
+    """Extract representations into the store and print their folder.
+
+    With --out-dir, also write them as a safetensors file a layer and labels.csv, and print that
+    folder. Under `torchrun` or `accelerate launch` the processes share the work.
+    """
+    from harness.export import check_export, export, first_of_each
+
+    experiment, prompt = experiment_of(options)
+    if remove_duplicates and not out_dir:
+        raise click.UsageError("--remove-duplicates needs --out-dir; measuring drops them always")
+    if out_dir:
+        out_dir = out_dir.resolve()
+        check_export(out_dir)
+    if experiment.adapter:
+        experiment.check_unseen(experiment.adapter)
+    folder = experiment.representations(prompt)
+    if not launched_processes().is_main:
+        return
+    if out_dir:
+        prompts = experiment.prompts(prompt)
+        kept = first_of_each(prompts) if remove_duplicates else range(len(prompts))
+        settings = experiment.origin(prompt)
+        export(folder, experiment.questions.questions, kept, settings, out_dir)
+    click.echo(out_dir or folder)
+
+
+@click.command()
+@click.argument("folder", type=Path, required=False)
+@click.option("--labels", type=Path, help="With FOLDER: CSV with columns subject and answer.")
+@click.option("--subsamples", type=click.IntRange(min=0), default=0, help="With FOLDER: draws.")
+@_experiment_options
+@click.option("--out", type=Path, required=True, help="File that receives the landscape (JSON).")
+def measure(
+    out: Path, folder: Path | None, labels: Path | None, subsamples: int, **options: Any
+) -> None:
+    """Measure a landscape, extracting first what is not in the store.
+
+    With FOLDER, measure the representations in it instead, a .npy, .pt or .safetensors file a
+    layer. --subsamples also prints each value with its smallest and largest over so many draws of
+    80 % of the questions.
+    """
+    if out.is_dir():
+        raise SettingsError(f"{out}: is a folder; give the name of a file in it")
+    if not out.absolute().parent.is_dir():
+        raise SettingsError(f"{out}: there is no folder {out.absolute().parent}; make it first")
+    if folder is None:
+        if labels or subsamples:
+            raise click.UsageError("--labels and --subsamples need FOLDER.")
+        experiment, prompt = experiment_of(options)
+        experiment.check()
+        experiment.representations(prompt)
+        if launched_processes().is_main:
+            write_whole(out, experiment.landscape(prompt).to_json())
+        return
+    from harness.measure_folder import measure_folder
+
+    if labels is None or options["model"]:
+        raise click.UsageError("FOLDER needs --labels, and no --model.")
+    landscape, measured = measure_folder(folder, labels, GeometrySettings(), subsamples)
+    write_whole(out, landscape.to_json())
+    for layer, one in zip(landscape.layer, measured, strict=True):
+        for name, value in one.values.items() if subsamples else ():
+            if math.isnan(value):  # what is kindred is known of MMLU's subjects only
+                continue
+            low, high = one.interval(name)
+            click.echo(f"layer {layer:3} {name:20} {value:10.4f} {low:10.4f} to {high:10.4f}")

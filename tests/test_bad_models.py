@@ -1,0 +1,114 @@
+"""Models and tokenizers that are not whole, or do not fit: refused in a sentence."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from fixtures.cases import TOY
+from harness.cli import commands
+from harness.errors import UserError
+from harness.models import letter_tokens
+from tests.trying import refused
+
+MODEL, QUESTIONS = str(TOY / "model"), str(TOY / "questions")
+
+
+def broken(folder: Path, change: Callable[[Path], None]) -> str:
+    shutil.copytree(MODEL, folder)
+    change(folder)
+    return str(folder)
+
+
+def configured(**changed: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        file = folder / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+
+    return change
+
+
+def written(name: str, content: bytes) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes(content) and None  # type: ignore[func-returns-value]
+
+
+def cut(name: str, share: float) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: int(len(content) * share)])
+
+    return change
+
+
+def without_a_tensor(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.3.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: (folder / "config.json").unlink(),
+        written("config.json", b""),
+        written("config.json", b"[]"),
+        written("config.json", b"{}"),
+        written("config.json", b"\xff\xfe"),
+        configured(model_type="unheard-of"),
+        configured(hidden_size="wide"),
+        configured(hidden_size=100),
+        configured(num_attention_heads=0),
+        configured(vocab_size=7),
+        lambda folder: (folder / "model.safetensors").unlink(),
+        cut("model.safetensors", 0.5),
+        cut("model.safetensors", 0.0),
+        written("model.safetensors", b"\x00" * 100),
+        without_a_tensor,
+        lambda folder: (folder / "tokenizer.json").unlink(),
+        cut("tokenizer.json", 0.5),
+        written("tokenizer.json", b"{}"),
+        written("tokenizer_config.json", b"["),
+    ],
+)
+def test_a_model_that_is_not_whole_is_refused(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    model = broken(tmp_path / "model", change)
+    given = ["measure", "--model", model, "--mmlu", QUESTIONS, "--per-subject", "3"]
+    refused([*given, "--store", str(tmp_path / "store")], f"{model}: ", tmp_path)
+
+
+def test_prompts_that_do_not_fit_are_refused_unless_they_may_be_cut(tmp_path: Path) -> None:
+    model = broken(tmp_path / "model", configured(max_position_embeddings=20))
+    given = ["measure", "--model", model, "--mmlu", QUESTIONS, "--per-subject", "3"]
+    given += ["--store", str(tmp_path / "store")]
+    refused(given, f"{model}: takes 20 tokens, and prompt 0 has", tmp_path)
+    done = CliRunner().invoke(
+        commands, [*given, "--max-length", "20", "--out", str(tmp_path / "landscape.json")]
+    )
+    assert done.exit_code == 0, done.output
+
+
+class Letters:
+    """A tokenizer that gives `Answer: X` the tokens that it is told."""
+
+    name_or_path = "theirs"
+
+    def __init__(self, **tokens: list[int]) -> None:
+        self.tokens = tokens
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        letter = text.removeprefix("Answer:").strip()
+        return [1, *self.tokens.get(letter, [ord(letter)])] if letter else [1]
+
+
+def test_a_tokenizer_without_a_token_for_a_letter_is_named() -> None:
+    assert letter_tokens(Letters()) == [65, 66, 67, 68]
+    for odd in (Letters(C=[5, 6]), Letters(C=[]), Letters(C=[65])):
+        with pytest.raises(UserError, match=r"theirs: the tokenizer has no token .* for 'C'"):
+            letter_tokens(odd)

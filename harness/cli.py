@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
+from harness.disk import check_folder
 from harness.errors import SettingsError, UserError
 from harness.experiment_commands import extract, measure
 from harness.finetune_command import finetune
@@ -36,19 +38,23 @@ def report(runs: tuple[Path, ...], out: Path | None) -> None:
     if not out and (len(runs) > 1 or not runs[0].is_dir()):
         raise SettingsError("--out is not given; several runs, or a record, need a folder to go to")
     folder = out or runs[0]
-    if any(part.exists() and not part.is_dir() for part in (folder, *folder.parents)):
-        raise SettingsError(f"{folder}: a file is in the way; give another folder as --out")
+    check_folder(folder, "as --out")
     click.echo(render(runs, folder))
 
 
-def main() -> None:
-    """Run the command; a user's error is one sentence and exit status 2."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; a user's error is one sentence and exit status 2.
+
+    arguments: of the command; None is what was typed.
+    """
     try:
-        commands.main(standalone_mode=False)
+        commands.main(arguments, standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(2)
-    except click.Abort:
+    except click.Abort as error:
+        if isinstance(error.__cause__, EOFError):
+            raise error.__cause__ from None  # click takes a file that ended for a user who did
         sys.exit(130)
     except UserError as error:
         click.echo(f"landscape: {error}", err=True)

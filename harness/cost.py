@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.store import write_whole
+from harness.disk import write_whole
 
 FILE = "cost.json"
 

@@ -23,3 +23,8 @@ class GeometryError(UserError):
 
 class RecordError(UserError):
     """A file of curves or results is not what it should be."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error of a library says, to be quoted in one of ours."""
+    return (str(error).strip() or repr(error)).splitlines()[0]

@@ -9,13 +9,14 @@ from typing import Any
 
 import click
 
+from harness.disk import check_folder, write_whole
 from harness.errors import SettingsError
 from harness.fine_tuned import split_test
 from harness.finetune_command import DATASET_OPTION
 from harness.pipeline import Experiment
 from harness.processes import launched_processes
 from harness.protocol import Budgets, ExtractionSettings, GeometrySettings, PromptFormat, Subset
-from harness.store import Store, write_whole
+from harness.store import Store
 
 # The second names are those of the paper's own script, where they differ.
 EXPERIMENT_OPTIONS = (
@@ -135,8 +136,7 @@ def extract(out_dir: Path | None, remove_duplicates: bool, **options: Any) -> No
     if out_dir:
         out_dir = out_dir.resolve()
         check_export(out_dir)
-    if experiment.adapter:
-        experiment.check_unseen(experiment.adapter)
+    experiment.check_questions()
     folder = experiment.representations(prompt)
     if not launched_processes().is_main:
         return
@@ -167,6 +167,7 @@ def measure(
         raise SettingsError(f"{out}: is a folder; give the name of a file in it")
     if not out.absolute().parent.is_dir():
         raise SettingsError(f"{out}: there is no folder {out.absolute().parent}; make it first")
+    check_folder(out.absolute().parent, "for --out")
     if folder is None:
         if labels or subsamples:
             raise click.UsageError("--labels and --subsamples need FOLDER.")

@@ -5,21 +5,48 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 
+from harness.disk import check_folder, explained
 from harness.errors import SettingsError
 from harness.extraction.shards import read_layer, saved_layers
 from harness.questions.question import Question
 
 
 def check_export(folder: Path) -> None:
-    """Raise SettingsError if `folder` already holds something: nothing is ever written over."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    """Raise SettingsError if `folder` already holds something, or cannot be written.
+
+    Nothing is ever written over.
+    """
+    check_folder(folder, "as --out-dir")
+    if folder.exists() and any(folder.iterdir()):
         raise SettingsError(f"{folder}: holds something already; give a new folder as --out-dir")
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yield a folder to fill, which becomes `folder` when it is whole.
+
+    Raises SettingsError if the disk refuses it.
+    """
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    with explained(folder, "as --out-dir"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was stopped
+        unfinished.mkdir()
+        try:
+            yield unfinished
+            if folder.exists():
+                folder.rmdir()
+            unfinished.rename(folder)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
 
 
 def export(
@@ -36,25 +63,19 @@ def export(
     split, the subject's name, the right letter); `settings.json`, what made them.
     """
     check_export(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was stopped
-    unfinished.mkdir()
-    for layer in saved_layers(representations):
-        states = read_layer(representations, layer)[list(kept)]
-        save_file({"representations": states}, unfinished / f"layer-{layer:03d}.safetensors")
-    with (unfinished / "labels.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("question", "subject", "answer"))
-        writer.writerows(
-            (questions[row].row, questions[row].subject, questions[row].letter) for row in kept
+    with new_folder(folder) as unfinished:
+        for layer in saved_layers(representations):
+            states = read_layer(representations, layer)[list(kept)]
+            save_file({"representations": states}, unfinished / f"layer-{layer:03d}.safetensors")
+        with (unfinished / "labels.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(("question", "subject", "answer"))
+            writer.writerows(
+                (questions[row].row, questions[row].subject, questions[row].letter) for row in kept
+            )
+        (unfinished / "settings.json").write_text(
+            json.dumps(settings, indent=1, sort_keys=True) + "\n", encoding="utf-8"
         )
-    (unfinished / "settings.json").write_text(
-        json.dumps(settings, indent=1, sort_keys=True) + "\n", encoding="utf-8"
-    )
-    if folder.exists():
-        folder.rmdir()
-    unfinished.rename(folder)
 
 
 def first_of_each(prompts: Sequence[str]) -> list[int]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import GeometryError, SettingsError
 from harness.landscape import Landscape
@@ -27,6 +27,12 @@ from harness.questions.mmlu import load_questions
 from harness.questions.prompts import ask, build_prompt
 from harness.questions.question import QuestionSet
 from harness.training_record import FINAL, checkpoint_step, read_record
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from harness.finetuning import Exam
+    from harness.finetuning.batches import Example
 
 # Raise it when the code behind it changes its results: what older code kept is then not found.
 FINE_TUNING_VERSION = 1
@@ -108,9 +114,11 @@ class FineTuned:
     @property
     def adapters(self) -> Path:
         """The folder of the adapters, `step-000001` ... and `final`; trained if need be."""
-        return self.experiment.store.find_or_make(
-            "adapters", self._key, self._train, launched_processes()
+        found = self.experiment.store.find_or_make(
+            "adapters", self._key, self._train, launched_processes(), lambda: self._inputs
         )
+        self._release()
+        return found
 
     @property
     def fine_tuned(self) -> Experiment:
@@ -147,57 +155,57 @@ class FineTuned:
             worn.release()
         return found
 
-    def _train(self, folder: Path) -> None:
+    @cached_property
+    def _inputs(self) -> tuple[PreTrainedModel, list[Example], Exam]:
+        """The model, what it learns and what it is asked meanwhile. Raises ModelError."""
         import torch
 
-        from harness.finetuning import Exam, fine_tune
+        from harness.finetuning import Exam
         from harness.finetuning.batches import as_examples
-        from harness.models import (
-            default_device,
-            forget_models,
-            letter_tokens,
-            load_model,
-            load_tokenizer,
-            longest_prompt,
-        )
+        from harness.models import default_device, load_model
+        from harness.tokenizer import letter_tokens, load_tokenizer, tokenize
 
         experiment, settings = self.experiment, self.settings
         experiment.release()
         tokenizer = load_tokenizer(
             experiment.tokenizer or experiment.model, experiment.fast_tokenizer
         )
-        workers = experiment.budgets.workers
         # FSDP spreads a model that may be too large for one GPU, so it must not go there whole.
         device = torch.device("cpu") if is_spread() else default_device()
         model = load_model(experiment.model, settings.precision, device, experiment.attention)
-        limit = settings.max_length or longest_prompt(model)
+        how = (model.config, settings.max_length, experiment.budgets.workers)
         learnt, asked = self.questions.questions, self.validation_questions.questions
-        examples = as_examples(
-            tokenizer,
-            learnt,
-            [ask(question) for question in learnt],  # without the header, as the paper does
-            limit,
-            settings.weight_subjects,
-            workers,
-        )
+        # Without the header, as the paper does.
+        tokens = tokenize(tokenizer, [ask(question) for question in learnt], *how)
+        examples = as_examples(tokenizer, learnt, tokens, settings.weight_subjects)
         prompts = [build_prompt(question, (), ZERO_SHOT) for question in asked]
         exam = Exam(
-            as_examples(tokenizer, asked, prompts, limit, workers=workers),
+            as_examples(tokenizer, asked, tokenize(tokenizer, prompts, *how)),
             [question.subject for question in asked],
             letter_tokens(tokenizer),
         )
+        return model, examples, exam
+
+    def _train(self, folder: Path) -> None:
+        from harness.finetuning import fine_tune
+
+        model, examples, exam = self._inputs
         fine_tune(
             folder,
             model,
             examples,
-            settings,
+            self.settings,
             self.options,
             exam,
             self._origin(),
-            f"{Path(experiment.model).name}: fine-tune",
+            f"{Path(self.experiment.model).name}: fine-tune",
         )
-        del model
-        forget_models()
+
+    def _release(self) -> None:
+        from harness.models import forget_models
+
+        if self.__dict__.pop("_inputs", None):
+            forget_models()
 
     def record(self) -> dict[str, Any]:
         """Return what tells this training from another, as `training.json` has it."""

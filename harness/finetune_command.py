@@ -11,8 +11,9 @@ from typing import Any
 
 import click
 
+from harness.disk import write_whole
 from harness.errors import SettingsError
-from harness.export import check_export
+from harness.export import check_export, new_folder
 from harness.fine_tuned import ZERO_SHOT, FineTuned, split_test
 from harness.pipeline import Experiment
 from harness.presets import PRESETS, choose_preset
@@ -145,6 +146,8 @@ def finetune(**options: Any) -> None:
         raise click.UsageError(
             "--train-from-test draws its questions; leave out --samples-per-subject and --mask-path"
         )
+    if "/" in options["out_filename"]:
+        raise click.UsageError("--out-filename is a part of a file's name, without folders")
     if options["logging_steps"]:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     training = fine_tuning(options)
@@ -164,14 +167,11 @@ def finetune(**options: Any) -> None:
     if not launched_processes().is_main:
         return
     if out and not (out / RECORD).is_file():
-        unfinished = out.with_name(f".{out.name}.unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was stopped
-        shutil.copytree(adapters, unfinished)
-        if out.exists():
-            out.rmdir()
-        unfinished.rename(out)
+        with new_folder(out) as unfinished:
+            shutil.copytree(adapters, unfinished, dirs_exist_ok=True)
     if out and options["out_filename"]:
-        shutil.copyfile(out / RECORD, out / f"training_{options['out_filename']}.json")
+        record = (out / RECORD).read_text(encoding="utf-8")
+        write_whole(out / f"training_{options['out_filename']}.json", record)
     click.echo(out or adapters)
 
 
@@ -179,8 +179,6 @@ def _check_copy(out: Path, training: FineTuned) -> None:
     """Raise SettingsError now if `out` cannot receive the training, or holds another one."""
     if not (out / RECORD).is_file():
         check_export(out)
-        if not out.parent.is_dir():
-            raise SettingsError(f"{out}: there is no folder {out.parent}; make it first")
         return
     kept = read_record(out)
     if any(kept.get(name) != value for name, value in training.record().items()):

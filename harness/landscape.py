@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from harness.errors import RecordError
 from harness.geometry.interval import interval_of
 from harness.protocol import DRAW_SHARE
-from harness.schemas import check_table, read_json, read_schema
+from harness.schemas import check_table, finite, read_file, read_json, read_schema
 
 SCHEMA = read_schema(Path(__file__).with_name("landscape.schema.json"))
+PUBLISHED_SCHEMA = read_schema(Path(__file__).with_name("published.schema.json"))
+WAY_OUT = "measure it again"
 VERSION: int = SCHEMA["properties"]["schema"]["const"]
 CURVES = (
     "intrinsic_dimension",
@@ -150,6 +152,12 @@ class Landscape:
         if not self.layer or sorted(set(self.layer)) != list(self.layer):
             raise RecordError(f"{self.model}, {self.condition}: layers are not ascending")
         for curves in (self.curves, *(draw.curves for draw in self.draws)):
+            missing = self.curves.keys() ^ curves.keys()
+            if missing:
+                raise RecordError(
+                    f"{self.model}, {self.condition}: curve {min(missing)!r} is not in the whole "
+                    "and in every draw"
+                )
             for name, values in curves.items():
                 if len(values) != len(self.layer):
                     raise RecordError(
@@ -197,12 +205,7 @@ class Landscape:
 
     def to_json(self) -> str:
         """Return the landscape as JSON text; NaN and the infinities become null."""
-        table = asdict(self) | {"schema": VERSION}
-        for part in (table, *table["draws"]):
-            part["curves"] = {
-                name: [value if math.isfinite(value) else None for value in values]
-                for name, values in part["curves"].items()
-            }
+        table = finite(asdict(self) | {"schema": VERSION})
         return json.dumps(table, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
     @classmethod
@@ -212,12 +215,12 @@ class Landscape:
         name: the file's name, for messages.
         Raises RecordError if the text is not such a landscape.
         """
-        return cls.from_table(read_json(text, name, "measure it again"), name)
+        return cls.from_table(read_json(text, name, WAY_OUT), name)
 
     @classmethod
     def from_table(cls, found: object, name: str) -> Landscape:
         """Return the landscape of a JSON value. Raises RecordError as `from_json` does."""
-        table = {**check_table(found, SCHEMA, "schema", name, "measure it again")}
+        table = {**check_table(found, SCHEMA, name, WAY_OUT, "schema")}
         del table["schema"]
         table["layer"] = tuple(table["layer"])
         table["draws"] = tuple(
@@ -229,7 +232,7 @@ class Landscape:
                 table["tree"] = _tree(table["tree"])
             return cls(**table)
         except RecordError as error:
-            raise RecordError(f"{name}: {error}; measure it again") from error
+            raise RecordError(f"{name}: {error}; {WAY_OUT}") from error
 
 
 def read_published(path: Path) -> dict[str, dict[str, Landscape]]:
@@ -241,22 +244,19 @@ def read_published(path: Path) -> dict[str, dict[str, Landscape]]:
 
     Raises RecordError for a file that is missing or of another format.
     """
+    way_out = "give a file as reports/published-curves.json is"
+    table = check_table(read_file(path, way_out), PUBLISHED_SCHEMA, str(path), way_out)
     try:
-        models = json.loads(path.read_text(encoding="utf-8"))["models"]
-        return {model: _published(model, entry, path) for model, entry in models.items()}
-    except OSError as error:
-        raise RecordError(f"{path}: cannot be read ({error.strerror}); give a file") from error
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise RecordError(
-            f"{path}: not a file of published curves ({type(error).__name__}: {error})"
-        ) from error
+        return {model: _published(model, entry) for model, entry in table["models"].items()}
+    except RecordError as error:
+        raise RecordError(f"{path}: {error}; {way_out}") from error
 
 
-def _published(model: str, entry: Mapping[str, Any], path: Path) -> dict[str, Landscape]:
+def _published(model: str, entry: Mapping[str, Any]) -> dict[str, Landscape]:
     conditions = {name for curve in CURVES for name in entry.get(curve, {})}
     if not conditions:
-        raise RecordError(f"{path}: model {model!r} has none of the curves {', '.join(CURVES)}")
-    layers = tuple(int(number) for number in entry["layer"])
+        raise RecordError(f"model {model!r} has none of the curves {', '.join(CURVES)}")
+    layers = tuple(entry["layer"])
     missing = [None] * len(layers)
     return {
         condition: Landscape(
@@ -264,7 +264,7 @@ def _published(model: str, entry: Mapping[str, Any], path: Path) -> dict[str, La
             condition,
             layers,
             {name: _numbers(entry.get(name, {}).get(condition, missing)) for name in CURVES},
-            int(entry.get("subjects", 57)),
+            entry.get("subjects", 57),
             entry.get("accuracy", {}).get(condition),
         )
         for condition in sorted(conditions)

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from harness.errors import DatasetError
+from harness.errors import DatasetError, first_line
 from harness.geometry.subsample import draw_subsamples
 from harness.landscape import CURVES, Landscape
 from harness.measurement import Labels, LayerMeasurement, measure_layers
@@ -123,9 +123,8 @@ def read_points(file: Path, count: int) -> Tensor:
     try:
         points = _READERS[file.suffix](file)
     except (*_UNREADABLE, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise DatasetError(
-            f"{file}: cannot be read as one array ({reason}); save one array of floats"
+            f"{file}: cannot be read as one array ({first_line(error)}); save one array of floats"
         ) from error
     if points.ndim != 2 or not points.is_floating_point() or points.element_size() < 2:
         raise DatasetError(

@@ -5,20 +5,18 @@ from __future__ import annotations
 import gc
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-from transformers.utils import is_flash_attn_2_available
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.utils import is_flash_attn_2_available, logging
 
-from harness.errors import ModelError
+from harness.errors import ModelError, first_line
 from harness.processes import launched_processes
-from harness.questions.question import LETTERS
-
-Tokenizer = Any  # transformers' tokenizers share no typed base class
 
 
 def default_device() -> torch.device:
@@ -63,38 +61,64 @@ def load_model(
         options["offload_folder"] = str(offload)
     where = check_name(name)
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
-            where,
-            dtype=dtype,
-            attn_implementation=attention,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **options,
-        )
+        with _without_reports():
+            model, found = AutoModelForCausalLM.from_pretrained(
+                where,
+                dtype=dtype,
+                attn_implementation=attention,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # it would refuse them without a name
+                **options,
+            )
     except Exception as error:  # the library raises a dozen kinds, and what matters is its text
-        raise ModelError(f"{name}: cannot load the model ({_first_line(error)})") from error
+        raise ModelError(f"{name}: cannot load the model ({first_line(error)})") from error
     if found["missing_keys"]:
         raise ModelError(
             f"{name}: its safetensors lack {min(found['missing_keys'])!r}, which would be drawn at "
             "random; give the whole model"
+        )
+    for key, stored, wanted in sorted(found["mismatched_keys"]):
+        raise ModelError(
+            f"{name}: its safetensors have {key!r} of shape {tuple(stored)}, its config.json asks "
+            f"for {tuple(wanted)}; give files that belong together"
         )
     if adapter:
         model = _with_adapter(model, adapter)
     return model.eval() if device_map else model.to(device).eval()
 
 
-def _random_model(name: str, dtype: torch.dtype, attention: str, seed: int) -> PreTrainedModel:
+@contextmanager
+def _without_reports() -> Iterator[None]:
+    """Keep transformers from printing tables about weights that do not fit: we say it."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def load_config(name: str) -> PreTrainedConfig:
+    """Return the configuration of a model. Raises ModelError if it cannot be read."""
     where = check_name(name)
     try:
-        config = AutoConfig.from_pretrained(where, trust_remote_code=False)
+        return AutoConfig.from_pretrained(where, trust_remote_code=False)
+    except Exception as error:  # as above
+        raise ModelError(f"{name}: cannot read the model ({first_line(error)})") from error
+
+
+def _random_model(name: str, dtype: torch.dtype, attention: str, seed: int) -> PreTrainedModel:
+    config = load_config(name)
+    try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return AutoModelForCausalLM.from_config(
                 config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
             )
     except Exception as error:  # as above
-        raise ModelError(f"{name}: cannot make the model ({_first_line(error)})") from error
+        raise ModelError(f"{name}: cannot make the model ({first_line(error)})") from error
 
 
 def _with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
@@ -105,10 +129,10 @@ def _with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*missing adapter keys")
             worn = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, UserWarning) as error:
-        raise ModelError(f"{adapter}: does not fit the model ({_first_line(error)})") from error
     except SafetensorError as error:
-        raise ModelError(f"{adapter}: a file is damaged ({_first_line(error)})") from error
+        raise ModelError(f"{adapter}: a file is damaged ({first_line(error)})") from error
+    except Exception as error:  # as above
+        raise ModelError(f"{adapter}: does not fit the model ({first_line(error)})") from error
     if worn.active_peft_config.is_prompt_learning:
         raise ModelError(f"{adapter}: learns a prompt; give an adapter of the weights, as LoRA is")
     # The adapter's layers are put into the model itself, which is what the harness knows.
@@ -117,11 +141,6 @@ def _with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
         if parameter.dtype != model.dtype and not parameter.is_meta:
             parameter.data = parameter.data.to(model.dtype)
     return adapted
-
-
-def longest_prompt(model: PreTrainedModel) -> int | None:
-    """Return the number of tokens that the model has positions for, or None if it does not say."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
 def forget_models() -> None:
@@ -136,89 +155,13 @@ def parameter_count(name: str) -> int:
 
     Raises ModelError if that cannot be read.
     """
-    where = check_name(name)
+    config = load_config(name)
     try:
-        config = AutoConfig.from_pretrained(where, trust_remote_code=False)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         return int(model.num_parameters())
     except Exception as error:  # as above
-        raise ModelError(f"{name}: cannot read the model ({_first_line(error)})") from error
-
-
-def load_tokenizer(name: str, fast: bool = True) -> Tokenizer:
-    """Return the tokenizer of `name`; `fast`: the Rust one if there is one.
-
-    Raises ModelError if there is none.
-    """
-    where = check_name(name, None)
-    try:
-        return AutoTokenizer.from_pretrained(where, use_fast=fast, trust_remote_code=False)
-    except Exception as error:  # as above
-        raise ModelError(f"{name}: cannot load the tokenizer ({_first_line(error)})") from error
-
-
-def tokenize(
-    tokenizer: Tokenizer, prompts: Sequence[str], workers: int | None = None
-) -> list[list[int]]:
-    """Return the token ids of every prompt, with the special tokens that the model begins with.
-
-    workers: processes; None lets a fast tokenizer use its own threads, and is best for it.
-    """
-    if not workers or workers == 1:
-        return tokenizer(list(prompts))["input_ids"]  # type: ignore[no-any-return]
-    from datasets import Dataset
-
-    table = Dataset.from_dict({"prompt": list(prompts)})
-    tokens = table.map(
-        lambda batch: {"ids": tokenizer(batch["prompt"])["input_ids"]},
-        batched=True,
-        num_proc=workers,
-        new_fingerprint="prompts",  # nothing is kept, so nothing need be told apart
-        keep_in_memory=True,
-    )
-    return list(tokens["ids"])
-
-
-def letter_tokens(tokenizer: Tokenizer) -> list[int]:
-    """Return the token of each answer letter, as it follows `Answer:` (with its space).
-
-    Raises ModelError if that is not one token of its own, which the model could give next.
-    """
-
-    def encoded(text: str) -> list[int]:
-        return list(tokenizer.encode(text, add_special_tokens=False))
-
-    before, tokens = encoded("Answer:"), []
-    for letter in LETTERS:
-        *same, last = encoded(f"Answer: {letter}")
-        if same != before or last in tokens:
-            raise ModelError(
-                f"{tokenizer.name_or_path}: the tokenizer has no token of its own for {letter!r} "
-                "after 'Answer:'; give another --tokenizer, or another model"
-            )
-        tokens.append(last)
-    return tokens
-
-
-def cut_to_length(
-    tokens: Sequence[Sequence[int]], model: PreTrainedModel, max_length: int | None
-) -> list[list[int]]:
-    """Return the prompts' tokens, without the beginning of those of more than `max_length`.
-
-    Raises ModelError for a prompt that the model has not positions for, if no length is given.
-    """
-    if max_length:
-        return [list(ids[-max_length:]) for ids in tokens]
-    limit = longest_prompt(model)
-    for number, ids in enumerate(tokens):
-        if limit and len(ids) > limit:
-            raise ModelError(
-                f"{model.name_or_path}: takes {limit} tokens, and prompt {number} has {len(ids)}; "
-                f"ask with fewer shots, or give --max-length {limit} to cut what is longer at its "
-                "beginning, as the paper does"
-            )
-    return [list(ids) for ids in tokens]
+        raise ModelError(f"{name}: cannot read the model ({first_line(error)})") from error
 
 
 def check_name(name: str, file: str | None = "config.json") -> str:
@@ -276,7 +219,3 @@ def _digest(folder: Path) -> str:
             sha256 = hashlib.file_digest(content, "sha256").hexdigest()
         digest.update(f"{file.name}:{sha256}\n".encode())
     return digest.hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or repr(error)).splitlines()[0]

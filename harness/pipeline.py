@@ -39,6 +39,7 @@ from harness.training_record import RECORD, learnt, trained_on, training
 
 if TYPE_CHECKING:
     from harness.measurement import Labels
+    from harness.tokenizer import Tokenizer
 
 # Raise one when the code behind it changes its results: what older code kept is then not found.
 EXTRACTION_VERSION = 3
@@ -107,7 +108,7 @@ class Experiment:
         check_name(self.model)
         if self.adapter:
             check_adapter(self.adapter)
-            self.check_unseen(self.adapter)
+        self.check_questions()
         needed = 2 * self.geometry.id_k + 1
         if self.geometry.draws:
             needed = math.ceil(needed / DRAW_SHARE)
@@ -116,6 +117,22 @@ class Experiment:
                 f"{self.dataset}: {len(self.questions.questions)} questions, but Gride at "
                 f"k={self.geometry.id_k} needs {needed}; raise --per-subject"
             )
+
+    def check_questions(self) -> None:
+        """Raise a UserError now if the model cannot be asked the questions.
+
+        Its tokenizer has no tokens for the letters, it has not positions enough, or its adapter has
+        learnt them.
+        """
+        from harness.models import load_config
+        from harness.tokenizer import letter_tokens, tokenize
+
+        if self.adapter:
+            self.check_unseen(self.adapter)
+        letter_tokens(self._tokenizer)
+        if not self.extraction.max_length:
+            longest = self.prompts(PromptFormat(self.most_shots))
+            tokenize(self._tokenizer, longest, load_config(self.model))
 
     def check_unseen(self, adapter: Path) -> None:
         """Raise DatasetError if a question that is analysed has trained `adapter`."""
@@ -145,6 +162,7 @@ class Experiment:
             self._extraction_key(prompt),
             lambda to: self._extract(prompt, to),
             launched_processes(),
+            lambda: self._loaded,
         )
 
     def landscape(self, prompt: PromptFormat, start: Experiment | None = None) -> Landscape:
@@ -213,10 +231,15 @@ class Experiment:
             forget_models()
 
     @cached_property
-    def _loaded(self):  # type: ignore[no-untyped-def]
-        from harness.models import default_device, load_model, load_tokenizer
+    def _tokenizer(self) -> Tokenizer:
+        from harness.tokenizer import load_tokenizer
 
-        tokenizer = load_tokenizer(self.tokenizer or self.model, self.fast_tokenizer)
+        return load_tokenizer(self.tokenizer or self.model, self.fast_tokenizer)
+
+    @cached_property
+    def _loaded(self):  # type: ignore[no-untyped-def]
+        from harness.models import default_device, load_model
+
         model = load_model(
             self.model,
             self.extraction.precision,
@@ -227,7 +250,7 @@ class Experiment:
             self.offload,
             self.control.seed if self.control and self.control.weights == "random" else None,
         )
-        return model, tokenizer
+        return model, self._tokenizer
 
     def _kept(self, prompt: PromptFormat) -> Path:
         # Looked for first: of several processes one measures, and the others do not come here.

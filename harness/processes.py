@@ -36,6 +36,17 @@ class Processes:
 
             PartialState().wait_for_everyone()
 
+    def agree(self, answer: int) -> int:
+        """Return the main process's answer in every process."""
+        if self.count == 1:
+            return answer
+        import torch
+        from accelerate import PartialState
+        from accelerate.utils import broadcast
+
+        told = torch.tensor(answer, device=PartialState().device)
+        return int(broadcast(told, from_process=0).item())
+
 
 ALONE = Processes()
 

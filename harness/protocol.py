@@ -78,7 +78,8 @@ class ExtractionSettings:
     site: `norm1`, output of the norm before attention; `norm2`, of the norm before the MLP;
         `res2`, the block's output; `logits`, the output of lm_head (one layer only).
     reduction: the prompt's last token, or the mean over its tokens.
-    max_length: tokens; a longer prompt loses its beginning. None is the model's own limit.
+    max_length: tokens; a longer prompt loses its beginning. None refuses what the model has no
+        positions for.
     layer_interval: every so many layers, and always the last one.
     """
 
@@ -110,7 +111,8 @@ class FineTuning:
     clip: largest norm of a step's gradient; None does not clip.
     weight_subjects: every subject weighs the same, whatever its number of questions. (In the
         paper's script, whose passes hold one question, the weights cancel out.)
-    max_length: tokens; a longer prompt loses its beginning. None is the model's own limit.
+    max_length: tokens; a longer prompt loses its beginning. None refuses what the model has no
+        positions for.
     checkpoints: adapters kept on the way, at steps evenly spaced in their logarithm.
     seed: of the adapter's first weights, the order of the questions and dropout.
 

@@ -1,4 +1,4 @@
-"""Tables that were read from a file, checked against a JSON schema."""
+"""JSON files: read, and checked against a schema."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def read_schema(file: Path) -> Table:
 
 
 def read_json(text: str, name: str, way_out: str) -> object:
-    """Return the JSON value of `text`, whose numbers are all finite.
+    """Return the JSON value of `text`, whose numbers are all finite and whose texts are Unicode.
 
     name: of the file, for messages; way_out: what the user can do.
 
-    Raises RecordError for text that is none, or for a number that is not finite.
+    Raises RecordError for text that is none, or has something else.
     """
 
     def number(digits: str) -> float:
@@ -42,20 +42,43 @@ def read_json(text: str, name: str, way_out: str) -> object:
         return int(digits)
 
     try:
-        return json.loads(text, parse_float=number, parse_int=whole, parse_constant=number)
+        found = json.loads(text, parse_float=number, parse_int=whole, parse_constant=number)
+        json.dumps(found, ensure_ascii=False).encode()  # half of a surrogate pair is no text
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{name}: is not JSON ({error}); {way_out}") from error
+    return found
 
 
-def check_table(table: object, schema: Table, version: str, name: str, way_out: str) -> Table:
+def finite(value: Any) -> Any:
+    """Return a JSON value with None for the numbers that JSON has not: NaN and the infinities."""
+    if isinstance(value, Mapping):
+        return {key: finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_file(file: Path, way_out: str) -> object:
+    """Return the JSON value in `file`, as `read_json` does. Raises RecordError."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise RecordError(f"{file}: cannot be read ({reason}); {way_out}") from error
+    return read_json(text, str(file), way_out)
+
+
+def check_table(
+    table: object, schema: Table, name: str, way_out: str, version: str | None = None
+) -> Table:
     """Return `table`, a JSON value, if it is as `schema` says.
 
-    version: the field that has the version of the schema, a constant in it.
     name: of the file, for messages; way_out: what the user can do.
+    version: the field that has the version of the schema, a constant in it.
 
     Raises RecordError, with the field that is wrong or that the version is another one.
     """
-    if isinstance(table, dict):
+    if version and isinstance(table, dict):
         known, found = schema["properties"][version]["const"], table.get(version)
         if found is None:
             raise RecordError(f"{name}: has no field {version!r}; {way_out}")

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import json
 import os
-import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,17 +10,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
 
+from harness.checksums import damaged, seal
+from harness.disk import explained, sync
 from harness.errors import SettingsError
 from harness.processes import ALONE, Processes
-
-CHECKSUMS = "checksums.json"
-# What the disk, not the program, can refuse; anything else is not the user's to put right.
-REFUSED = {
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
-    errno.EEXIST, errno.ENOTDIR,
-}  # fmt: skip
 
 
 class Store:
@@ -41,66 +31,83 @@ class Store:
         self._whole: set[Path] = set()
 
     def find(self, kind: str, key: str) -> Path | None:
-        """Return the entry's folder, or None if there is none; warn of one that is damaged."""
+        """Return the entry's folder, or None if there is none; warn of one that is damaged.
+
+        Raises SettingsError for one that cannot be read.
+        """
         folder = self.root / kind / key
         if not folder.is_dir():
             return None
         if folder not in self._whole:
-            damaged = _damaged(folder)
-            if damaged:
+            file = _damaged(folder)
+            if file:
                 warnings.warn(
-                    f"{folder}: {damaged} is not what was written; it is computed again",
-                    stacklevel=2,
+                    f"{folder}: {file} is not what was written; it is computed again", stacklevel=2
                 )
                 return None
             self._whole.add(folder)
         return folder
 
     def find_or_make(
-        self, kind: str, key: str, make: Callable[[Path], None], processes: Processes = ALONE
+        self,
+        kind: str,
+        key: str,
+        make: Callable[[Path], None],
+        processes: Processes = ALONE,
+        prepare: Callable[[], object] = lambda: None,
     ) -> Path:
         """Return the entry's folder; if there is none, let `make` fill its unfinished one first.
 
         make: gets a folder that is empty, or holds what an earlier, interrupted call left there.
+            Files and folders in it whose names begin with a dot are not part of the entry.
         processes: those that call this together, and fill the folder together.
+        prepare: called before anything is written, if there is no entry. What it refuses leaves
+            nothing behind.
 
         Of two runs that ask for the same entry, one makes it and the other waits.
 
         Raises SettingsError if the store cannot be written: it is no folder, its disk is full.
         """
-        found = self.find(kind, key)
-        if found and processes.count == 1:
-            return found
-        with _explained(self.root, "as --store; what is finished is kept"):
+        if self._is_found(kind, key, processes):
+            return self.root / kind / key
+        prepare()
+        with explained(self.root, "as --store; what is finished is kept"):
             return self._make(kind, key, make, processes)
+
+    def _is_found(self, kind: str, key: str, processes: Processes) -> bool:
+        # One looks for all: another might see the shared disk as it was a moment ago.
+        return bool(processes.agree(processes.is_main and self.find(kind, key) is not None))
 
     def _make(
         self, kind: str, key: str, make: Callable[[Path], None], processes: Processes
     ) -> Path:
         home = self.root / kind
-        home.mkdir(parents=True, exist_ok=True)
+        if processes.is_main:
+            home.mkdir(parents=True, exist_ok=True)
+        unfinished, entry = self._unfinished(kind, key), home / key
         with _held(FileLock(home / f"{key}.lock"), processes):
-            # Another run may have made it while we waited; the lock keeps all our processes agreed.
-            found = self.find(kind, key)
-            if found:
-                return found
-            processes.wait()
-            unfinished = self._unfinished(kind, key)
-            unfinished.mkdir(exist_ok=True)
-            try:
-                make(unfinished)
-            except BaseException:
-                with suppress(OSError):
-                    unfinished.rmdir()  # only if nothing is in it
-                raise
-            processes.wait()
+            # Another run may have made it while we waited.
+            if self._is_found(kind, key, processes):
+                return entry
+            if processes.is_main:
+                unfinished.mkdir(exist_ok=True)
+            # A run that was stopped between the last two lines has done all the work.
+            if not processes.agree(processes.is_main and _damaged(unfinished) is None):
+                try:
+                    make(unfinished)
+                except BaseException:
+                    if processes.is_main:
+                        with suppress(OSError):
+                            unfinished.rmdir()  # only if nothing is in it
+                    raise
+                processes.wait()
+                if processes.is_main:
+                    seal(unfinished)
             if processes.is_main:
                 _tidy(unfinished)
-                write_whole(unfinished / CHECKSUMS, json.dumps(_checksums(unfinished)) + "\n")
-                shutil.rmtree(home / key, ignore_errors=True)  # one that was damaged
-                os.rename(unfinished, home / key)
-        self._whole.add(home / key)
-        return home / key
+                _put(unfinished, entry)
+        self._whole.add(entry)
+        return entry
 
     def forget_unfinished(self, kind: str, key: str) -> None:
         """Drop what an interrupted run left for the next one.
@@ -122,6 +129,28 @@ class Store:
         return self.root / kind / f".{key}.unfinished"
 
 
+def _damaged(folder: Path) -> str | None:
+    """Return a file of an entry that is not what was written; None of a whole one."""
+    try:
+        return damaged(folder)
+    except OSError as error:
+        # Another user's entry, or a disk that is away for a moment, is not damaged.
+        raise SettingsError(
+            f"{folder}: cannot be read ({error.strerror}); mend that, or give another --store"
+        ) from error
+
+
+def _put(unfinished: Path, entry: Path) -> None:
+    """Give an entry that is complete its name, in the place of one that was damaged."""
+    old = entry.with_name(f".{entry.name}.damaged")
+    shutil.rmtree(old, ignore_errors=True)  # of a run that was stopped here
+    if entry.exists():
+        os.rename(entry, old)
+    os.rename(unfinished, entry)
+    sync(entry.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 @contextmanager
 def _held(lock: FileLock, processes: Processes) -> Iterator[None]:
     """Hold `lock` for all `processes`: the main one takes it, and keeps it until all are done."""
@@ -137,79 +166,19 @@ def _held(lock: FileLock, processes: Processes) -> Iterator[None]:
 
 
 def _tidy(folder: Path) -> None:
-    """Drop what killed writes left, and let others read what the umask lets them.
+    """Drop what an entry is made with and what killed writes left; let others read the rest.
 
-    safetensors writes through a file `.tmp...` that only its user may read, and renames it.
+    safetensors writes through a file `.tmp...` that only its user may read,
+    whatever the umask says, and renames it.
     """
     umask = os.umask(0)
     os.umask(umask)
+    hidden = list(folder.rglob(".*"))
+    for path in hidden:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)  # it may have been in a hidden folder
     for path in folder.rglob("*"):
-        if path.is_file() and path.name.startswith("."):
-            path.unlink()
-        elif path.is_file():
+        if path.is_file():
             path.chmod(0o666 & ~umask)
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS)
-
-
-def _checksums(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file in `folder`, by its path there."""
-    found = {}
-    for path in _files(folder):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256")
-        found[path.relative_to(folder).as_posix()] = digest.hexdigest()
-    return found
-
-
-def _damaged(folder: Path) -> str | None:
-    """Return a file of an entry that is not what was written; None of a whole one."""
-    file = folder / CHECKSUMS
-    if not file.exists():
-        return CHECKSUMS
-    try:
-        written = json.loads(file.read_text(encoding="utf-8"))
-        there = _checksums(folder)
-    except ValueError as error:
-        return f"{CHECKSUMS} ({error})"
-    except OSError as error:
-        # Another user's entry, or a disk that is away for a moment, is not damaged.
-        raise SettingsError(
-            f"{folder}: cannot be read ({error.strerror}); mend that, or give another --store"
-        ) from error
-    differ = [name for name in {**written, **there} if written.get(name) != there.get(name)]
-    return min(differ, default=None)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write `text` to `path` so that a reader sees the old file or the new one, never a part.
-
-    Raises SettingsError if the disk refuses it.
-    """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    with _explained(path, "for it"):
-        try:
-            unfinished.write_text(text, encoding="utf-8")
-            os.replace(unfinished, path)
-        except BaseException:
-            unfinished.unlink(missing_ok=True)
-            raise
-
-
-@contextmanager
-def _explained(path: Path, use: str) -> Iterator[None]:
-    """Turn what the disk refuses into a sentence for the user."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        # safetensors writes its files itself, and has the system's number in its text.
-        found = re.search(r"os error (\d+)", str(error))
-        code = int(found[1]) if found else getattr(error, "errno", None)
-        if code not in REFUSED:
-            raise
-        raise SettingsError(
-            f"{path}: cannot be written ({os.strerror(code)}); make room there, or give another "
-            f"folder {use}"
-        ) from error

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from harness.errors import RecordError
+from harness.schemas import Table, check_table, read_file, read_schema
 
 RECORD = "training.json"
+SCHEMA = read_schema(Path(__file__).with_name("training.schema.json"))
+WAY_OUT = "fine-tune again, or remove it if it is of another program"
 FINAL = "final"
 
 
@@ -22,23 +23,17 @@ def checkpoint_step(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
 
 
-def read_record(adapters: Path) -> dict[str, Any]:
+def read_record(adapters: Path) -> Table:
     """Return the record in a folder of checkpoints. Raises RecordError for a bad file."""
     file = adapters / RECORD
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RecordError(f"{file}: cannot be read ({error}); fine-tune again") from error
-    if not isinstance(record, dict):
-        raise RecordError(f"{file}: is not a record of a training; fine-tune again")
-    return record
+    return check_table(read_file(file, WAY_OUT), SCHEMA, str(file), WAY_OUT)
 
 
 def learnt(adapter: Path) -> set[str]:
     """Return the digests of the questions that trained `adapter`; none if it is not recorded."""
     if not (adapter.parent / RECORD).is_file():
         return set()
-    return set(read_record(adapter.parent).get("learnt", ()))
+    return set(read_record(adapter.parent)["learnt"])
 
 
 def training(adapter: Path) -> tuple[dict[str, Any] | None, float | None]:
@@ -46,11 +41,11 @@ def training(adapter: Path) -> tuple[dict[str, Any] | None, float | None]:
     if not (adapter.parent / RECORD).is_file():
         return None, None
     record = read_record(adapter.parent)
-    return record.get("FineTuning"), record.get("seconds")
+    return record["FineTuning"], record["seconds"]
 
 
 def trained_on(adapter: Path) -> dict[str, Any] | str:
     """Return which data trained `adapter`, or `not recorded` for one of another origin."""
     if not (adapter.parent / RECORD).is_file():
         return "not recorded"
-    return dict(read_record(adapter.parent).get("trained_on", {})) or "not recorded"
+    return dict(read_record(adapter.parent)["trained_on"])

@@ -9,8 +9,8 @@ import nbformat
 from nbconvert import HTMLExporter
 from nbconvert.preprocessors import CellExecutionError, ExecutePreprocessor
 
+from harness.disk import explained, write_whole
 from harness.errors import RecordError
-from harness.store import write_whole
 from reports.run import read_runs
 from reports.view import TEMPLATES, Report
 
@@ -22,7 +22,7 @@ def render(runs: Sequence[Path], folder: Path) -> Path:
 
     runs: output folders of the claims and records, shown side by side.
 
-    Raises RecordError for what is neither.
+    Raises RecordError for what is neither, SettingsError if the disk refuses the report.
     """
     report = Report(read_runs(runs))  # before the notebook, whose errors nobody wants to read
     notebook = nbformat.read(NOTEBOOK, as_version=4)
@@ -46,7 +46,8 @@ def render(runs: Sequence[Path], folder: Path) -> Path:
     exporter = HTMLExporter(template_name="basic", exclude_input=True)
     body, _ = exporter.from_notebook_node(notebook)
     style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
-    folder.mkdir(parents=True, exist_ok=True)
+    with explained(folder, "as --out"):
+        folder.mkdir(parents=True, exist_ok=True)
     page = folder / "report.html"
     write_whole(page, report.show("page.html", body=body, style=style))
     write_whole(folder / "report.md", report.show("report.md"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,18 +10,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness.errors import RecordError
+from harness.disk import explained, write_whole
 from harness.landscape import PUBLISHED, Landscape
-from harness.schemas import check_table, read_json, read_schema
-from harness.store import write_whole
+from harness.schemas import check_table, finite, read_file, read_schema
 
 SCHEMA = read_schema(Path(__file__).with_name("record.schema.json"))
 VERSION: int = SCHEMA["properties"]["record"]["const"]
 RESULTS = "results.json"
-WAY_OUT = "run the claims again with --record"
+WAY_OUT = "give the --out folder of a run of the claims, or what --record wrote"
 PAPER = "arXiv 2409.03662"  # whose finding a claim is, if it is not said
 OURS = "this project"
-LONGEST_NAME = 100  # characters of a file's name that come from a landscape's
+LONGEST_NAME = 200  # bytes of a file's name that come from a landscape's; most disks take 255
 
 
 @dataclass(frozen=True)
@@ -69,11 +67,13 @@ class Run:
         A landscape under a control or a variation has that at its name's end. Raises
         SettingsError if the disk refuses it.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        with explained(folder, "as --out"):
+            folder.mkdir(parents=True, exist_ok=True)
         files: dict[str, Landscape] = {}
         for one in self.landscapes:
             parts = ["landscape", one.model, one.condition, one.control or one.variation or ""]
-            plain = re.sub(r"[^\w.@]+", "-", "-".join(parts)).strip("-")[:LONGEST_NAME]
+            plain = re.sub(r"[^\w.@]+", "-", "-".join(parts)).strip("-")
+            plain = plain.encode()[:LONGEST_NAME].decode(errors="ignore")
             name, number = f"{plain}.json", 1
             while name in files:
                 number += 1
@@ -95,7 +95,7 @@ class Run:
             "skipped": self.skipped,
             "landscapes": landscapes,
         }
-        write_whole(file, json.dumps(_finite(table), indent=indent, allow_nan=False) + "\n")
+        write_whole(file, json.dumps(finite(table), indent=indent, allow_nan=False) + "\n")
 
 
 def read_run(path: Path) -> Run:
@@ -104,14 +104,14 @@ def read_run(path: Path) -> Run:
     Raises RecordError for anything else, or a file of another version.
     """
     file = path / RESULTS if path.is_dir() else path
-    table = check_table(_read(file), SCHEMA, "record", str(file), WAY_OUT)
+    table = check_table(read_file(file, WAY_OUT), SCHEMA, str(file), WAY_OUT, "record")
     landscapes = []
     for number, one in enumerate(table["landscapes"]):
         name = f"{file}: landscapes[{number}]"
         if isinstance(one, str):
             # A folder has them in files of their own, there, whatever their names say.
             name = str(file.parent / Path(one).name)
-            one = _read(file.parent / Path(one).name)
+            one = read_file(file.parent / Path(one).name, WAY_OUT)
         landscapes.append(Landscape.from_table(one, name))
     return Run(table["environment"], table["claims"], table["skipped"], landscapes)
 
@@ -146,24 +146,3 @@ def _titles(paths: Sequence[Path]) -> list[str]:
         if len(set(titles)) == len(titles):
             return titles
     return [str(path) for path in paths]
-
-
-def _read(file: Path) -> object:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise RecordError(
-            f"{file}: cannot be read ({reason}); give the --out folder of a run, or what --record "
-            "wrote"
-        ) from error
-    return read_json(text, str(file), WAY_OUT)
-
-
-def _finite(value: Any) -> Any:
-    """Return `value` with None for numbers that JSON has not: NaN and the infinities."""
-    if isinstance(value, Mapping):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

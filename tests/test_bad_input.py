@@ -20,10 +20,10 @@ from harness.cli import commands
 from harness.errors import GeometryError, UserError
 from harness.landscape import CURVES
 from harness.measurement import Labels, measure_layer
-from harness.models import load_tokenizer
 from harness.protocol import GeometrySettings, PromptFormat
 from harness.questions.mmlu import COLUMNS, _question
 from harness.questions.prompts import build_prompt
+from harness.tokenizer import load_tokenizer
 from tests.test_questions import rows, write_dataset
 from tests.trying import in_both_modes, refused
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from fixtures.cases import TOY
 from harness.cli import commands
 from harness.errors import UserError
-from harness.models import letter_tokens
+from harness.tokenizer import letter_tokens
 from tests.trying import refused
 
 MODEL, QUESTIONS = str(TOY / "model"), str(TOY / "questions")
@@ -107,8 +107,17 @@ class Letters:
         return [1, *self.tokens.get(letter, [ord(letter)])] if letter else [1]
 
 
+class Nothing(Letters):
+    """A tokenizer that has no tokens for anything."""
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        return []
+
+
 def test_a_tokenizer_without_a_token_for_a_letter_is_named() -> None:
     assert letter_tokens(Letters()) == [65, 66, 67, 68]
+    with pytest.raises(UserError, match="for 'A'"):
+        letter_tokens(Nothing())
     for odd in (Letters(C=[5, 6]), Letters(C=[]), Letters(C=[65])):
         with pytest.raises(UserError, match=r"theirs: the tokenizer has no token .* for 'C'"):
             letter_tokens(odd)

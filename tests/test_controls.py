@@ -20,13 +20,14 @@ from harness.extraction.shards import read_layer
 from harness.geometry.agreement import pure_share
 from harness.landscape import Landscape
 from harness.measurement import Labels, measure_layer, measure_tree
-from harness.models import load_model, load_tokenizer
+from harness.models import load_model
 from harness.pipeline import Experiment
 from harness.protocol import Control, ExtractionSettings, GeometrySettings, PromptFormat, Subset
 from harness.questions.deal_shots import deal_shots
 from harness.questions.mmlu import load_questions
 from harness.robustness import GRID
 from harness.store import Store
+from harness.tokenizer import load_tokenizer
 from reports.run import Run, read_run
 
 

@@ -10,10 +10,11 @@ import torch
 
 from fixtures.cases import TOY
 from harness.extraction import extract
-from harness.models import Tokenizer, load_model, load_tokenizer
+from harness.models import load_model
 from harness.protocol import Budgets, ExtractionSettings, PromptFormat, Subset
 from harness.questions.mmlu import load_questions
 from harness.questions.prompts import build_prompt
+from harness.tokenizer import Tokenizer, load_tokenizer
 
 CPU = torch.device("cpu")
 SUBJECTS, PER_SUBJECT = 3, 4

@@ -17,11 +17,12 @@ from harness.errors import ModelError, UserError
 from harness.export import first_of_each
 from harness.extraction import extract, read_layer
 from harness.extraction.packed_weights import packed_weights
-from harness.models import load_model, load_tokenizer, tokenize
+from harness.models import load_config, load_model
 from harness.protocol import ExtractionSettings
+from harness.tokenizer import load_tokenizer, tokenize
 
 MODEL, QUESTIONS = str(TOY / "model"), str(TOY / "questions")
-TOKENIZER = load_tokenizer(MODEL)
+TOKENIZER, CONFIG = load_tokenizer(MODEL), load_config(MODEL)
 PROMPTS = ["The north.\nAnswer:", "A. amber\nB. flint\nAnswer:", "What is it? " * 9]
 CPU = torch.device("cpu")
 
@@ -68,7 +69,7 @@ def test_equal_prompts_once() -> None:
 
 
 def test_workers_tokenize_alike() -> None:
-    assert tokenize(TOKENIZER, PROMPTS, 2) == TOKENIZER(PROMPTS)["input_ids"]
+    assert tokenize(TOKENIZER, PROMPTS, CONFIG, workers=2) == TOKENIZER(PROMPTS)["input_ids"]
 
 
 @pytest.fixture(scope="module")

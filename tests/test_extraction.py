@@ -7,8 +7,9 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedModel
 from fixtures.cases import TOY
 from harness.errors import ModelError
 from harness.extraction import extract
-from harness.models import letter_tokens, load_model, load_tokenizer
+from harness.models import load_model
 from harness.protocol import Budgets, ExtractionSettings
+from harness.tokenizer import letter_tokens, load_tokenizer
 
 PROMPTS = ["The north.\nAnswer:", "A. amber\nB. flint\nAnswer:", "Answer:", "What is it? " * 9]
 TOKENIZER = load_tokenizer(str(TOY / "model"))

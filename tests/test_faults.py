@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from fixtures.cases import TOY
+from harness.disk import write_whole
 from harness.errors import SettingsError
 from harness.fine_tuned import FineTuned
 from harness.pipeline import Experiment
@@ -32,7 +33,7 @@ from harness.protocol import (
     Subset,
     TrainingOptions,
 )
-from harness.store import CHECKSUMS, Store, write_whole
+from harness.store import CHECKSUMS, Store
 from reports.render import render
 from reports.run import Run
 from tests import written

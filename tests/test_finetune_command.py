@@ -105,7 +105,7 @@ def finish(process: "subprocess.Popen[str]") -> Path:
 def test_killed_and_started_again_it_makes_the_same_adapters(tmp_path: Path) -> None:
     undisturbed = finish(start(tmp_path / "undisturbed"))
     process = start(tmp_path / "killed")
-    while not list((tmp_path / "killed" / "adapters").glob(".*.unfinished/state-00000[234]")):
+    while not list((tmp_path / "killed" / "adapters").glob(".*.unfinished/.state-00000[234]")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)

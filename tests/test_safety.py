@@ -16,7 +16,8 @@ from fixtures.cases import TOY
 from harness.cli import commands
 from harness.errors import DatasetError, ModelError, UserError
 from harness.measure_folder import read_points
-from harness.models import load_model, load_tokenizer, model_fingerprint
+from harness.models import load_model, model_fingerprint
+from harness.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).parents[1]
 MODEL, QUESTIONS = str(TOY / "model"), str(TOY / "questions")

@@ -15,12 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fixtures.cases import TOY
+from harness.errors import RecordError
 from harness.extraction import extract, extract_into, read_layer
 from harness.extraction.shards import plan_shards, read_letter_logits, saved_layers, saved_shards
-from harness.models import load_model, load_tokenizer
+from harness.models import load_model
 from harness.processes import Processes
 from harness.protocol import Budgets, ExtractionSettings
-from harness.store import Store
+from harness.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).parents[1]
 PROMPTS = [
@@ -80,6 +81,34 @@ def test_another_budget_leaves_no_shard_of_the_first(toy, tmp_path: Path) -> Non
     extract_into(tmp_path, model, tokenizer, PROMPTS, ExtractionSettings(), SMALL)
     extract_into(tmp_path, model, tokenizer, PROMPTS, ExtractionSettings(), Budgets(tokens=64))
     assert len(read_layer(tmp_path, 1)) == len(PROMPTS)
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
+def test_a_damaged_shard_of_a_stopped_run_is_computed_again(  # type: ignore[no-untyped-def]
+    toy, tmp_path: Path, damage: str
+) -> None:
+    model, tokenizer = toy
+    given = (tmp_path, model, tokenizer, PROMPTS, ExtractionSettings(), SMALL)
+    extract_into(*given)
+    whole, kept = bytes_of(tmp_path), {one: one.stat().st_ino for one in saved_shards(tmp_path)}
+    shard = saved_shards(tmp_path)[1]
+    content = bytearray(whole[shard.name])
+    if damage == "flip":
+        content[-5] ^= 16  # in the last of its numbers
+    shard.write_bytes({"flip": content, "cut": content[:-5], "empty": b""}[damage])
+    with pytest.warns(UserWarning, match=rf"{shard.name}: is not what was written"):
+        extract_into(*given)
+    assert bytes_of(tmp_path) == whole
+    again = [one for one in saved_shards(tmp_path) if one.stat().st_ino != kept[one]]
+    assert again == [shard]
+
+
+def test_shards_that_lack_a_prompt_are_not_read(toy, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    model, tokenizer = toy
+    extract_into(tmp_path, model, tokenizer, PROMPTS, ExtractionSettings(), SMALL)
+    saved_shards(tmp_path)[0].unlink()
+    with pytest.raises(RecordError, match="do not have every prompt once"):
+        read_layer(tmp_path, 1)
 
 
 def test_processes_fill_a_folder_together(toy, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -144,15 +173,6 @@ def test_two_processes_of_torchrun_make_the_same_bytes(
     assert process.returncode == 0, errors
     assert bytes_of(Path(out.strip())) == undisturbed  # one line: the main process's
     assert "(1 of 2)" in errors and "(2 of 2)" in errors
-
-
-def test_a_run_that_makes_nothing_leaves_nothing(tmp_path: Path) -> None:
-    def refuse(folder: Path) -> None:
-        raise ValueError
-
-    with pytest.raises(ValueError):
-        Store(tmp_path).find_or_make("kind", "key", refuse)
-    assert not list((tmp_path / "kind").glob(".*"))
 
 
 @contextmanager

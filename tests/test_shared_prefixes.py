@@ -29,8 +29,8 @@ from fixtures.cases import TOY
 from harness.extraction import extract
 from harness.extraction.prefix_tree import Node, build_tree, walk
 from harness.extraction.shared_attention import PackedBatch, attention_and_weight
-from harness.models import load_tokenizer
 from harness.protocol import Budgets, ExtractionSettings
+from harness.tokenizer import load_tokenizer
 
 TOKENIZER = load_tokenizer(str(TOY / "model"))
 # Few different tokens, so that random prompts begin alike.

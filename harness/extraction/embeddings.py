@@ -9,8 +9,8 @@ import torch
 from transformers import PreTrainedModel
 
 from harness.extraction.shards import Representations, shard_file
-from harness.models import Tokenizer, cut_to_length, tokenize
 from harness.protocol import Budgets, ExtractionSettings
+from harness.tokenizer import Tokenizer, tokenize
 
 
 @torch.inference_mode()
@@ -28,9 +28,7 @@ def mean_embeddings_into(
     the rest away. There is no next token, so the letter logits are NaN.
     """
     table = model.get_input_embeddings()
-    tokens = cut_to_length(
-        tokenize(tokenizer, prompts, budgets.workers), model, settings.max_length
-    )
+    tokens = tokenize(tokenizer, prompts, model.config, settings.max_length, budgets.workers)
     means = [
         table(torch.tensor(ids, device=model.device)).float().mean(dim=0).cpu() for ids in tokens
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -20,11 +21,17 @@ from harness.extraction.forward import Forward, forward_of
 from harness.extraction.last_tokens import last_tokens_only
 from harness.extraction.packed_weights import packed_weights
 from harness.extraction.prefix_tree import LEAST_SAVING, Node, build_tree, walk
-from harness.extraction.shards import Representations, plan_shards, shard_file
+from harness.extraction.shards import (
+    Representations,
+    is_whole,
+    plan_shards,
+    saved_shards,
+    shard_file,
+)
 from harness.memory import keep_freed_memory
-from harness.models import Tokenizer, cut_to_length, letter_tokens, tokenize
 from harness.processes import ALONE, Processes
 from harness.protocol import Budgets, ExtractionSettings
+from harness.tokenizer import Tokenizer, letter_tokens, tokenize
 
 logger = logging.getLogger(__name__)
 
@@ -95,15 +102,18 @@ def extract_into(
             description += f" ({processes.rank + 1} of {processes.count})"
         with _progress(sum(len(files[file]) for file in own), description, log_every) as advance:
             for file in own:
-                if not file.exists():
-                    _extract_shard(work, files[file], advance).save(file)
-                else:
+                if is_whole(file):
                     advance(len(files[file]))
+                else:
+                    if file.exists():
+                        warnings.warn(
+                            f"{file}: is not what was written; it is computed again", stacklevel=2
+                        )
+                    _extract_shard(work, files[file], advance).save(file)
     processes.wait()
     if processes.is_main:
-        # What is left of a run with other budgets, or of one killed while it wrote.
-        for file in {*folder.glob("shard-*"), *folder.glob(".shard-*")} - set(files):
-            file.unlink()
+        for file in set(saved_shards(folder)) - set(files):
+            file.unlink()  # of a run with other budgets
 
 
 @contextmanager
@@ -115,9 +125,7 @@ def _prepared(
     budgets: Budgets,
     share: bool,
 ) -> Iterator[tuple[_Work, list[list[int]]]]:
-    tokens = cut_to_length(
-        tokenize(tokenizer, prompts, budgets.workers), model, settings.max_length
-    )
+    tokens = tokenize(tokenizer, prompts, model.config, settings.max_length, budgets.workers)
     pass_tokens = budgets.tokens or PASS_TOKENS.get(model.device.type, PASS_TOKENS["cpu"])
     plan = plan_shards(tokens, budgets.shard_tokens or PASSES_A_SHARD * pass_tokens)
     letters = letter_tokens(tokenizer)

@@ -7,19 +7,23 @@ A folder of representations holds one safetensors file a shard: `rows` (n,) int6
 from __future__ import annotations
 
 import hashlib
-import os
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, pairwise
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from harness.disk import write_with
+from harness.errors import RecordError
 from harness.extraction.prefix_tree import shared_length
+
+DIGEST = "sha256"  # of a shard's tensors, in its header: a run that goes on from it checks that
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,7 @@ class Representations:
         """Write `file` so that it is there whole or not at all."""
         tensors = {_layer_name(layer): states for layer, states in self.layers.items()}
         tensors |= {"rows": self.rows, "letter_logits": self.letter_logits}
-        unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-        save_file(tensors, unfinished)
-        os.replace(unfinished, file)
+        write_with(file, partial(save_file, tensors, metadata={DIGEST: _digest(tensors)}))
 
     @classmethod
     def join(cls, parts: Sequence[Representations]) -> Representations:
@@ -92,6 +94,16 @@ def shard_file(folder: Path, rows: Sequence[int]) -> Path:
     return folder / f"shard-{digest[:16]}.safetensors"
 
 
+def is_whole(file: Path) -> bool:
+    """Return whether a shard's file is there and has what was written into it."""
+    try:
+        with safe_open(file, framework="pt") as held:
+            tensors = {name: held.get_tensor(name) for name in held.keys()}
+            return bool((held.metadata() or {}).get(DIGEST) == _digest(tensors))
+    except (FileNotFoundError, SafetensorError):
+        return False
+
+
 def saved_shards(folder: Path) -> list[Path]:
     """Return the shards' files in a folder of representations."""
     return sorted(folder.glob("shard-*.safetensors"))
@@ -104,22 +116,29 @@ def saved_layers(folder: Path) -> list[int]:
 
 
 def read_layer(folder: Path, layer: int) -> Tensor:
-    """Return the (N, width) representations of `layer`, a row a prompt."""
+    """Return the (N, width) representations of `layer`, a row a prompt. Raises RecordError."""
     return _read(folder, _layer_name(layer))
 
 
 def read_letter_logits(folder: Path) -> Tensor:
-    """Return the (N, 4) letter logits, a row a prompt."""
+    """Return the (N, 4) letter logits, a row a prompt. Raises RecordError."""
     return _read(folder, "letter_logits")
 
 
 def _read(folder: Path, name: str) -> Tensor:
-    parts = list(_parts(folder, name))
-    prompts = sum(len(rows) for rows, _ in parts)
-    whole = parts[0][1].new_empty(prompts, *parts[0][1].shape[1:])
-    for rows, values in parts:
-        whole[rows] = values
-    return whole
+    rows, values = (torch.cat(some) for some in zip(*_parts(folder, name), strict=True))
+    if not torch.equal(rows.sort().values, torch.arange(len(rows))):
+        raise RecordError(f"{folder}: its shards do not have every prompt once; remove the folder")
+    return torch.empty_like(values).index_copy_(0, rows, values)
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of named tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _parts(folder: Path, name: str) -> Iterator[tuple[Tensor, Tensor]]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.models import Tokenizer, letter_tokens, tokenize
 from harness.protocol import steps_an_epoch
 from harness.questions.question import Question
+from harness.tokenizer import Tokenizer, letter_tokens
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,12 @@ class Example:
 def as_examples(
     tokenizer: Tokenizer,
     questions: Sequence[Question],
-    prompts: Sequence[str],
-    max_length: int | None = None,
+    tokens: Sequence[Sequence[int]],
     weight_subjects: bool = False,
-    workers: int | None = None,
 ) -> list[Example]:
     """Return an example a question.
 
-    prompts: of the questions; one over `max_length` tokens loses its beginning.
+    tokens: of every question's prompt.
     weight_subjects: a question weighs N / (subjects x questions of its subject), 1 on average.
 
     Raises ModelError if the tokenizer cannot tell the letters apart.
@@ -43,11 +41,11 @@ def as_examples(
     even = len(questions) / len(sizes)
     return [
         Example(
-            ids[-max_length:] if max_length else ids,
+            ids,
             letters[question.answer],
             even / sizes[question.subject] if weight_subjects else 1.0,
         )
-        for ids, question in zip(tokenize(tokenizer, prompts, workers), questions, strict=True)
+        for ids, question in zip(tokens, questions, strict=True)
     ]
 
 

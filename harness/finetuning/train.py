@@ -22,6 +22,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from harness.accuracy import accuracy
+from harness.disk import write_whole
 from harness.finetuning.answer_model import AnswerModel, pad, save_adapter, with_lora
 from harness.finetuning.batches import Example, batch_rows, passes
 from harness.finetuning.fused_lora import fuse_lora
@@ -29,14 +30,16 @@ from harness.finetuning.schedule import checkpoint_steps, even_steps, learning_r
 from harness.finetuning.training_state import (
     gather,
     load_state,
+    newest_state,
     put_back,
     save_state,
     tensors_of,
 )
 from harness.memory import keep_freed_memory
+from harness.processes import launched_processes
 from harness.protocol import FineTuning, TrainingOptions, steps_an_epoch
-from harness.store import write_whole
-from harness.training_record import FINAL, RECORD, checkpoint_name, read_record
+from harness.schemas import finite
+from harness.training_record import FINAL, RECORD, checkpoint_name
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +90,7 @@ def fine_tune(
 
     folder: receives a PEFT adapter folder for every checkpoint, `step-000001` ... and `final`, and
         `training.json`. What a stopped training left there is gone on from; the result is the
-        same.
+        same. The last state stays there, hidden.
     validation: questions asked during the training and after it.
     origin: what else `training.json` says: which model, and which questions trained it.
 
@@ -99,8 +102,6 @@ def fine_tune(
 
     Source: the paper, appendix; `finetune.py` of its repository.
     """
-    if (folder / FINAL).is_dir() and (folder / RECORD).is_file():
-        return Progress.from_json(read_record(folder))  # stopped when all was done
     training = _Training(folder, model, examples, settings, options, validation, description)
     return training.run(origin or {})
 
@@ -140,6 +141,7 @@ class _Training:
         self.model, self.optimizer = self.accelerator.prepare(answering, optimizer)
         steps = settings.epochs * steps_an_epoch(len(examples), settings.batch_size)
         self.steps = min(steps, settings.most_steps or steps)
+        self.kept = checkpoint_steps(self.steps, settings.checkpoints)
         device = self.accelerator.device.type
         self.pass_tokens = options.tokens or PASS_TOKENS.get(device, PASS_TOKENS["cpu"])
         self.processes = self.accelerator.num_processes
@@ -151,8 +153,7 @@ class _Training:
         self._save_adapter(FINAL)
         if self.accelerator.is_main_process:
             record = {"FineTuning": asdict(self.settings)} | dict(origin) | asdict(progress)
-            write_whole(self.folder / RECORD, json.dumps(record, indent=1) + "\n")
-            save_state(self.folder, None)
+            write_whole(self.folder / RECORD, json.dumps(finite(record), indent=1) + "\n")
         self.accelerator.wait_for_everyone()
         return progress
 
@@ -161,7 +162,6 @@ class _Training:
         started = time.monotonic() - progress.seconds
         if done == 0 and self.options.baselines:
             self._ask(progress, 0)
-        kept = checkpoint_steps(self.steps, self.settings.checkpoints)
         asked = even_steps(self.steps, self.options.evaluations)
         with self._bar(done) as advance:
             for step in range(done, self.steps):
@@ -170,9 +170,9 @@ class _Training:
                 if step + 1 in asked:
                     self._ask(progress, step + 1)
                 progress.seconds = time.monotonic() - started
-                if step + 1 in kept:
+                if step + 1 in self.kept:
                     self._save_adapter(checkpoint_name(step + 1))
-                saved = step + 1 in kept or step + 1 == self.steps
+                saved = step + 1 in self.kept or step + 1 == self.steps
                 if saved or (step + 1) % self.options.save_every == 0:
                     self._save_state(step + 1, progress)
         return progress
@@ -257,15 +257,16 @@ class _Training:
     def _save_state(self, steps: int, progress: Progress) -> None:
         tensors = tensors_of(self._trained(), self.optimizer.state)
         if self.accelerator.is_main_process:
-            save_state(self.folder, steps, tensors, asdict(progress))
+            kept = [self.folder / checkpoint_name(step) for step in self.kept if step <= steps]
+            save_state(self.folder, steps, tensors, asdict(progress), kept)
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> tuple[int, Progress]:
         """Return the steps done and what was told, from the folder's newest state if it has one."""
-        found = load_state(self.folder)
-        if found is None:
+        done = launched_processes().agree(newest_state(self.folder))
+        if not done:
             return 0, Progress()
-        done, tensors, told = found
+        tensors, told = load_state(self.folder, done)
         put_back(tensors, self._trained(), self.optimizer.state)
         logger.info("%s: goes on after step %d", self.description, done)
         return done, Progress.from_json(told)

@@ -1,14 +1,15 @@
 """What a stopped training goes on from: the adapter, the optimizer, and what was told so far.
 
-A folder `state-000050` holds `tensors.safetensors` and `progress.json` after so many steps. The
-learning rate, the order of the questions and the random numbers are functions of the step, so no
-state of theirs is kept.
+A hidden folder `.state-000050` holds `tensors.safetensors` and `progress.json` after so many steps,
+and the checksums of both and of the checkpoints until then. The learning rate, the order of the
+questions and the random numbers are functions of the step, so no state of theirs is kept.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Iterable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -17,34 +18,60 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from harness.checksums import damaged, seal
+
+TENSORS, PROGRESS = "tensors.safetensors", "progress.json"
 Parameters = Iterable[tuple[str, nn.Parameter]]
 
 
-def save_state(folder: Path, steps: int | None, tensors: Any = None, told: Any = None) -> None:
+def save_state(
+    folder: Path,
+    steps: int,
+    tensors: Mapping[str, Tensor],
+    told: Any,
+    checkpoints: Iterable[Path] = (),
+) -> None:
     """Write the state after `steps` steps, whole or not at all, and drop the older ones.
 
-    tensors: by name; told: what JSON can hold. With None as `steps` only drop what is there.
+    told: what JSON can hold.
+    checkpoints: folders that have to be as they are now when the state is gone on from.
     """
-    older = list(folder.glob("state-*")) + list(folder.glob(".state-*"))
-    if steps is not None:
-        unfinished = folder / f".state-{steps:06d}"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir()
-        save_file(tensors, unfinished / "tensors.safetensors")
-        (unfinished / "progress.json").write_text(json.dumps(told), encoding="utf-8")
-        unfinished.rename(folder / f"state-{steps:06d}")
-    for state in older:
-        if steps is None or state.name.lstrip(".") != f"state-{steps:06d}":
-            shutil.rmtree(state, ignore_errors=True)
+    unfinished = folder / ".unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was stopped here
+    unfinished.mkdir()
+    save_file(dict(tensors), unfinished / TENSORS)
+    (unfinished / PROGRESS).write_text(json.dumps(told), encoding="utf-8")
+    kept = [file for checkpoint in checkpoints for file in checkpoint.iterdir()]
+    seal(unfinished, [unfinished / TENSORS, unfinished / PROGRESS, *kept])
+    state = _state(folder, steps)
+    shutil.rmtree(state, ignore_errors=True)  # one that was damaged
+    unfinished.rename(state)
+    for older in set(folder.glob(".state-*")) - {state}:
+        shutil.rmtree(older, ignore_errors=True)
 
 
-def load_state(folder: Path) -> tuple[int, dict[str, Tensor], Any] | None:
-    """Return the steps, tensors and told of the newest state in `folder`, or None."""
-    states = sorted(folder.glob("state-*"))
-    if not states:
-        return None
-    told = json.loads((states[-1] / "progress.json").read_text(encoding="utf-8"))
-    return int(states[-1].name.split("-")[1]), load_file(states[-1] / "tensors.safetensors"), told
+def newest_state(folder: Path) -> int:
+    """Return the steps of the newest state in `folder` that is whole, with its checkpoints; or 0.
+
+    Warns of one that is not.
+    """
+    for state in sorted(folder.glob(".state-*"), reverse=True):
+        file = damaged(state, only_listed=True)
+        if file is None:
+            return int(state.name.split("-")[1])
+        warnings.warn(f"{state}: {file} is not what was written; it is not used", stacklevel=2)
+    return 0
+
+
+def load_state(folder: Path, steps: int) -> tuple[dict[str, Tensor], Any]:
+    """Return the tensors of the state after `steps` steps, and what was told."""
+    state = _state(folder, steps)
+    told = json.loads((state / PROGRESS).read_text(encoding="utf-8"))
+    return load_file(state / TENSORS), told
+
+
+def _state(folder: Path, steps: int) -> Path:
+    return folder / f".state-{steps:06d}"
 
 
 def gather(tensor: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import DatasetError, SettingsError
+from harness.errors import DatasetError, SettingsError, first_line
 from harness.protocol import Subset
 from harness.questions.question import LETTERS, Question, QuestionSet
 
@@ -73,10 +73,9 @@ def _read(source: str, split: str) -> list[Question]:
         table = _load(source, split)
     except Exception as error:  # the library raises a dozen kinds, and what matters is its text
         cause = error.__cause__ or error  # it often says only that something went wrong
-        reason = str(cause).strip().splitlines()[0] if str(cause).strip() else repr(cause)
         raise DatasetError(
             f"{source}: cannot read split {split!r} of configuration {CONFIGURATION!r} "
-            f"({reason}); it needs MMLU's layout"
+            f"({first_line(cause)}); it needs MMLU's layout"
         ) from error
     missing = [column for column in COLUMNS if column not in table.column_names]
     if missing:

@@ -19,10 +19,11 @@ from fixtures.cases import TOY
 from harness.extraction import extract
 from harness.extraction.capture import capturing, site_modules
 from harness.extraction.prefix_tree import Node, build_tree
-from harness.models import Tokenizer, default_device, load_model, load_tokenizer
+from harness.models import default_device, load_model
 from harness.protocol import ExtractionSettings, PromptFormat, ShotOrder, Subset
 from harness.questions.mmlu import load_questions
 from harness.questions.prompts import build_prompt
+from harness.tokenizer import Tokenizer, load_tokenizer
 
 SETTINGS = ExtractionSettings()
 PER_SUBJECT = 40

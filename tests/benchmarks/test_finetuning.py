@@ -20,10 +20,11 @@ from fixtures.cases import TOY
 from harness.finetuning import fine_tune
 from harness.finetuning.answer_model import with_lora
 from harness.finetuning.batches import Example, as_examples, batch_rows
-from harness.models import default_device, load_model, load_tokenizer
+from harness.models import default_device, load_model
 from harness.protocol import FineTuning, Subset, TrainingOptions
 from harness.questions.mmlu import load_questions
 from harness.questions.prompts import ask
+from harness.tokenizer import load_tokenizer
 
 STEPS = 3
 PLAIN_QUESTIONS = 16
@@ -83,7 +84,8 @@ def test_engine_against_plain(  # type: ignore[no-untyped-def]
     settings = FineTuning()
     tokenizer = load_tokenizer(name)
     questions = load_questions(dataset, Subset(per_subject=10), 0).questions
-    examples = as_examples(tokenizer, questions, [ask(question) for question in questions])
+    tokens = tokenizer([ask(question) for question in questions])["input_ids"]
+    examples = as_examples(tokenizer, questions, tokens)
 
     def load() -> PreTrainedModel:
         return load_model(name, settings.precision, default_device())

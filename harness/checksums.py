@@ -1,0 +1,65 @@
+"""Checksums of a folder's files, kept in it: they tell what was written from what is there now."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from harness.disk import sync, write_whole
+
+CHECKSUMS = "checksums.json"
+
+
+def seal(folder: Path, files: Iterable[Path] | None = None) -> None:
+    """Write `checksums.json` into `folder`, when all that it is about is on the disk.
+
+    files: None is all that are in the folder, but for those whose path there has a hidden part.
+    """
+    digests = {}
+    for file in _files(folder) if files is None else files:
+        digests[Path(os.path.relpath(file, folder)).as_posix()] = _digest(file)
+        sync(file)
+    write_whole(folder / CHECKSUMS, json.dumps(digests, indent=1, sort_keys=True) + "\n")
+
+
+def damaged(folder: Path, only_listed: bool = False) -> str | None:
+    """Return the first file that is not what was sealed; None if all are.
+
+    only_listed: files that the list has not do not count.
+
+    Raises OSError if a file cannot be read.
+    """
+    file = folder / CHECKSUMS
+    if not file.exists():
+        return CHECKSUMS
+    try:
+        sealed = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        return f"{CHECKSUMS} ({error})"
+    if not isinstance(sealed, dict):
+        return CHECKSUMS
+    there = set() if only_listed else {one.relative_to(folder).as_posix() for one in _files(folder)}
+    for name in sorted(sealed.keys() | there):
+        path = folder / name
+        if name not in sealed or not path.is_file() or _digest(path) != sealed[name]:
+            return name
+    return None
+
+
+def _digest(file: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file()
+        and path.name != CHECKSUMS
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )

@@ -1,0 +1,83 @@
+"""Write files whole, and say what a disk refuses in a sentence."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from harness.errors import SettingsError
+
+# What the disk, not the program, can refuse; anything else is not the user's to put right.
+REFUSED = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
+    errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP,
+}  # fmt: skip
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write `text` to `path` so that a reader sees the old file or the new one, never a part.
+
+    Raises SettingsError if the disk refuses it.
+    """
+    with explained(path, "for it"):
+        write_with(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+
+
+def write_with(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a file beside `path`, and put it there when it is whole and on the disk."""
+    unfinished = path.with_name(f".{os.getpid()}.unfinished")  # as long as names may be
+    try:
+        write(unfinished)
+        sync(unfinished)
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def check_folder(folder: Path, use: str) -> None:
+    """Raise SettingsError now if `folder` could not be made, or written into.
+
+    use: what another folder would be for, such as `as --out`.
+    """
+    nearest = next(part for part in (folder, *folder.absolute().parents) if os.path.exists(part))
+    if not nearest.is_dir():
+        raise SettingsError(f"{folder}: a file is in the way; give another folder {use}")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise SettingsError(f"{folder}: may not be written; give another folder {use}")
+
+
+def sync(path: Path) -> None:
+    """Return when what was written into a file, or the names in a folder, will outlive a crash."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+@contextmanager
+def explained(path: Path, use: str) -> Iterator[None]:
+    """Turn what the disk refuses into a sentence for the user.
+
+    path: what is written; use: what another folder would be for, such as `as --out`.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        # safetensors writes its files itself, and has the system's number in its text.
+        found = re.search(r"os error (\d+)", str(error))
+        code = int(found[1]) if found else getattr(error, "errno", None)
+        if code not in REFUSED:
+            raise
+        raise SettingsError(
+            f"{path}: cannot be written ({os.strerror(code)}); make room there, or give another "
+            f"folder {use}"
+        ) from error

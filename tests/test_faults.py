@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from fixtures.cases import TOY
+from harness.checksums import CHECKSUMS
 from harness.disk import write_whole
 from harness.errors import SettingsError
 from harness.fine_tuned import FineTuned
@@ -33,7 +34,7 @@ from harness.protocol import (
     Subset,
     TrainingOptions,
 )
-from harness.store import CHECKSUMS, Store
+from harness.store import Store
 from reports.render import render
 from reports.run import Run
 from tests import written
@@ -321,6 +322,39 @@ def test_a_full_disk_and_one_that_cannot_be_written(small_disk: Path, tmp_path: 
     other = command(*again, "--shots", "1")
     _, errors = other.communicate(timeout=120)
     assert other.returncode == 2 and "cannot be written (Read-only file system)" in errors
+
+
+def test_of_two_processes_one_is_killed_and_then_the_disk_is_read_only(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    subprocess.run(["mount", "-o", "remount,size=100m", small_disk], check=True)
+    extract = ["harness.cli", "extract", *MEASURE[2:], "--precision", "float32"]
+    extract += ["--per-subject", "12", "--token-budget", "16", "--store", str(small_disk / "store")]
+    both = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", *extract]
+    launcher = command(*both)
+    shards = (small_disk / "store" / "representations").glob
+    while len(list(shards(".*.unfinished/shard-*"))) < 2:
+        assert launcher.poll() is None, launcher.communicate()
+        time.sleep(0.005)
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    launcher.communicate(timeout=120)
+    assert launcher.returncode not in (0, 2) and not list(shards("[!.]*/shard-*"))
+    kept = {file.name: file.stat().st_mtime_ns for file in shards(".*.unfinished/shard-*")}
+    assert len(kept) >= 2
+    printed = []
+    for options in ("remount", "remount,ro"):
+        subprocess.run(["mount", "-o", options, small_disk], check=True)
+        out, errors = command(*both).communicate(timeout=120)
+        printed += out.splitlines()
+        assert len(printed) == 1 or printed[0] == printed[-1], errors
+    entry = Path(printed[0])
+    assert len(printed) == 2 and entry.is_relative_to(small_disk)
+    found = {file.name: file.stat().st_mtime_ns for file in entry.glob("shard-*")}
+    assert kept.items() <= found.items()
+    alone, errors = command(*apart(extract, tmp_path)).communicate(timeout=120)
+    for file in Path(alone.strip()).glob("shard-*"):
+        assert file.read_bytes() == (entry / file.name).read_bytes(), errors
 
 
 @pytest.mark.parametrize(

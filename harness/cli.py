@@ -49,8 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     try:
         commands.main(arguments, standalone_mode=False)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        sys.exit(2)
+    except click.ClickException as error:
+        click.echo(f"landscape: {error.format_message()}", err=True)
         sys.exit(2)
     except click.Abort as error:
         if isinstance(error.__cause__, EOFError):

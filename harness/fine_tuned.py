@@ -161,6 +161,7 @@ class FineTuned:
         import torch
 
         from harness.finetuning import Exam
+        from harness.finetuning.answer_model import check_targets
         from harness.finetuning.batches import as_examples
         from harness.models import default_device, load_model
         from harness.tokenizer import letter_tokens, load_tokenizer, tokenize
@@ -173,6 +174,7 @@ class FineTuned:
         # FSDP spreads a model that may be too large for one GPU, so it must not go there whole.
         device = torch.device("cpu") if is_spread() else default_device()
         model = load_model(experiment.model, settings.precision, device, experiment.attention)
+        check_targets(model, settings)
         how = (model.config, settings.max_length, experiment.budgets.workers)
         learnt, asked = self.questions.questions, self.validation_questions.questions
         # Without the header, as the paper does.

@@ -88,6 +88,8 @@ def test_prompts_that_do_not_fit_are_refused_unless_they_may_be_cut(tmp_path: Pa
     given = ["measure", "--model", model, "--mmlu", QUESTIONS, "--per-subject", "3"]
     given += ["--store", str(tmp_path / "store")]
     refused(given, f"{model}: takes 20 tokens, and prompt 0 has", tmp_path)
+    finetune = ["finetune", "--model", model, "--mmlu", QUESTIONS, "--store", given[-1]]
+    refused(finetune, f"{model}: takes 20 tokens, and prompt 0 has", tmp_path)
     done = CliRunner().invoke(
         commands, [*given, "--max-length", "20", "--out", str(tmp_path / "landscape.json")]
     )

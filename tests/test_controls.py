@@ -1,6 +1,8 @@
 """Null controls and the robustness grid: what they change, what they leave, and what they say."""
 
+import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +12,12 @@ import pytest
 import torch
 
 from claims.test_subjects import need
-from fixtures.cases import TOY
+from fixtures.cases import TOY, Request
 from fixtures.conditions import Asked, ConditionSet, find, find_elsewhere
 from fixtures.measured import Measured
 from fixtures.verdict import Finding, Verdict
 from harness.controls import control_landscapes, null_controls
-from harness.errors import DatasetError
+from harness.errors import DatasetError, ModelError
 from harness.extraction.shards import read_layer
 from harness.geometry.agreement import pure_share
 from harness.landscape import Landscape
@@ -224,6 +226,41 @@ def test_a_record_keeps_controls_variations_and_trees_apart(
     (read,) = Measured.by_model(read_run(tmp_path / "record.json").landscapes).values()
     assert read.own["2-shot"].to_json() == own.to_json()
     assert list(read.controls) == ["embeddings"] and list(read.variations) == ["Z 0"]
+
+
+def test_a_control_whose_prompts_are_too_long_is_left_out_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = shutil.copytree(TOY / "model", tmp_path / "short")
+    questions = str(TOY / "questions")
+    shots, subset = (0, 1), Subset(per_subject=6)
+    request = Request(
+        str(model), questions, None, shots, subset, ExtractionSettings(), tmp_path / "store",
+        control_seeds=1,
+    )  # fmt: skip
+
+    def longest(control: Control | None = None) -> int:
+        asked = Experiment(str(model), questions, Store(tmp_path), subset, control=control)
+        tokenizer = load_tokenizer(str(model))
+        return max(map(len, tokenizer(asked.prompts(PromptFormat(1)))["input_ids"]))
+
+    mixed = Control(shots="mixed")
+    assert longest(mixed) > longest()
+    config = json.loads((model / "config.json").read_text())
+    config["max_position_embeddings"] = longest()
+    (model / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("fixtures.cases.null_controls", lambda seeds: {"mixed-shots": mixed})
+    (case,) = request.cases()
+    case.check()
+    measured = case.landscapes()
+    assert set(measured.own) == {"0-shot", "1-shot"} and not measured.controls
+    assert f"takes {longest()} tokens" in measured.failed["mixed-shots"]
+    config["max_position_embeddings"] -= 1
+    (model / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=f"short: takes {longest() - 1} tokens, and prompt"):
+        request.cases()[0].check()  # before anything is measured
+    (cut,) = replace(request, extraction=ExtractionSettings(max_length=20)).cases()
+    cut.check()
 
 
 def test_a_share_of_nothing_is_unknown_not_an_error() -> None:

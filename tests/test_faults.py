@@ -38,6 +38,7 @@ from harness.store import Store
 from reports.render import render
 from reports.run import Run
 from tests import written
+from tests.trying import refused
 
 ROOT = Path(__file__).parents[1]
 MODEL, QUESTIONS = str(TOY / "model"), str(TOY / "questions")
@@ -291,6 +292,28 @@ def test_a_file_that_may_not_grow(tmp_path: Path, stage: list[str]) -> None:
     assert results(given, tmp_path) == results(apart(given, tmp_path), tmp_path)
 
 
+REPORTING = """
+import sys, pytest, reports.render
+def stopped(runs, folder):
+    raise KeyboardInterrupt
+reports.render.render = stopped
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+
+
+def test_ctrl_c_while_the_report_is_made_is_status_130(tmp_path: Path) -> None:
+    curves = ROOT / "reports" / "published-curves.json"
+    given = ["claims", "--published", str(curves), "--claim", "answers-late"]
+    out = tmp_path / "out"
+    done = subprocess.run(
+        [sys.executable, "-c", REPORTING, *given, "--out", out],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 130 and "Traceback" not in done.stderr, done.stderr
+    assert (out / "results.json").exists()
+    assert command("harness.cli", "report", str(out)).wait(120) == 0
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     disk = tmp_path / "disk"
@@ -387,6 +410,17 @@ def test_ctrl_c_is_status_130_and_the_next_run_goes_on(tmp_path: Path, given: li
     _, errors = again.communicate(timeout=300)
     assert again.returncode in (0, 1) and (out / "results.json").exists(), errors
     assert kept <= {path.name for path in store.glob("representations/*")}
+
+
+def test_a_folder_that_may_not_be_written_is_refused_before_the_work(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    common = ["--model", MODEL, "--mmlu", QUESTIONS, "--store", str(tmp_path / "store")]
+    out = str(small_disk / "out")
+    refused(["extract", *common, "--out-dir", out], f"{out}: may not be written", tmp_path)
+    refused(["finetune", *common, "--output-dir", out], f"{out}: may not be written", tmp_path)
+    refused(["report", "reports/recorded/toy.json", "--out", out], "may not be written", tmp_path)
 
 
 def test_what_the_disk_refuses_is_one_sentence(tmp_path: Path) -> None:

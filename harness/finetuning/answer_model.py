@@ -12,8 +12,19 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from harness.errors import ModelError
+from harness.errors import ModelError, first_line
 from harness.protocol import FineTuning
+
+
+def check_targets(model: PreTrainedModel, settings: FineTuning) -> None:
+    """Raise ModelError for a target module that the model has not: PEFT passes over it."""
+    known = {name.rpartition(".")[2] for name, _ in model.named_modules()} - {""}
+    for name in settings.target_modules or ():
+        if name.rpartition(".")[2] not in known:
+            raise ModelError(
+                f"--target-modules: {name!r} is not in this model; its modules are called "
+                f"{', '.join(sorted(one for one in known if not one.isdecimal()))}"
+            )
 
 
 def with_lora(model: PreTrainedModel, settings: FineTuning) -> PeftModel:
@@ -21,7 +32,7 @@ def with_lora(model: PreTrainedModel, settings: FineTuning) -> PeftModel:
 
     The projections are found in the model: all its linear layers but lm_head.
 
-    Raises ModelError if `settings` names modules that the model has not.
+    Raises ModelError if `settings` names modules that can have no adapter.
     Source: the paper, appendix; PEFT's `all-linear`.
     """
     torch.manual_seed(settings.seed)
@@ -38,8 +49,8 @@ def with_lora(model: PreTrainedModel, settings: FineTuning) -> PeftModel:
         )
     except ValueError as error:
         raise ModelError(
-            f"--target-modules {','.join(settings.target_modules or ())}: not in this model "
-            f"({str(error).splitlines()[0]})"
+            f"--target-modules {','.join(settings.target_modules or ())}: can have no adapter "
+            f"({first_line(error)}); name linear layers"
         ) from error
 
 

@@ -15,7 +15,7 @@ claims: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest tests -rs
+	$(BIN)/pytest tests -rs --durations 12
 	$(BIN)/pytest claims -rs
 
 lint: $(INSTALLED)

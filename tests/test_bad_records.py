@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from fixtures.cases import TOY
 from harness.errors import RecordError
-from harness.landscape import CURVES, Draw, Landscape, Tree
+from harness.landscape import CURVES, Draw, Landscape, Tree, read_published
+from harness.training_record import RECORD, learnt, trained_on, training
 from reports.run import Run, read_run
 from reports.view import Report
 from tests.trying import in_both_modes
@@ -77,15 +78,11 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path, *(one for key, part in inner for one in places(part, (*path, key)))]
 
 
-@in_both_modes(150)
-@given(place=st.integers(0, 10**6), how=st.sampled_from(["put", "drop", "add"]), value=JSON)
-def test_a_record_is_read_and_shown_or_refused(
-    place: int, how: str, value: Any, tmp_path: Path
-) -> None:
-    record: Any = a_record()
-    paths = places(record)
+def changed(table: Any, place: int, how: str, value: Any) -> Any:
+    """Return a JSON value with one thing in it put in another's place, dropped or added."""
+    paths = places(table)
     *way, last = paths[place % (len(paths) - 1) + 1]
-    parent = record
+    parent = table
     for key in way:
         parent = parent[key]
     if how == "put":
@@ -96,6 +93,20 @@ def test_a_record_is_read_and_shown_or_refused(
         parent["another"] = value
     else:
         parent.append(value)
+    return table
+
+
+CHANGES = {
+    "place": st.integers(0, 10**6), "how": st.sampled_from(["put", "drop", "add"]), "value": JSON,
+}  # fmt: skip
+
+
+@in_both_modes(150)
+@given(**CHANGES)
+def test_a_record_is_read_and_shown_or_refused(
+    place: int, how: str, value: Any, tmp_path: Path
+) -> None:
+    record = changed(a_record(), place, how, value)
     file = tmp_path / "record.json"
     file.write_text(json.dumps(record))
     try:
@@ -130,3 +141,70 @@ def test_a_record_that_was_cut_anywhere_is_refused(tmp_path: Path) -> None:
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(RecordError, match="cannot be read"):
         read_run(file)
+
+
+def told(error: RecordError, file: Path) -> bool:
+    return str(error).startswith(str(file)) and "\n" not in str(error)
+
+
+@in_both_modes(100)
+@given(**CHANGES)
+def test_published_curves_are_read_or_refused(
+    place: int, how: str, value: Any, tmp_path: Path
+) -> None:
+    curves = {name: {"0-shot": [0.5, None], "5-shot": [0.5, 2.0]} for name in CURVES}
+    model = {"layer": [1, 2], "subjects": 3, "accuracy": {"0-shot": 0.5}, **curves}
+    file = tmp_path / "curves.json"
+    file.write_text(json.dumps(changed({"models": {"theirs": model}}, place, how, value)))
+    try:
+        for conditions in read_published(file).values():
+            for one in conditions.values():
+                Landscape.from_json(one.to_json())
+    except RecordError as error:
+        assert told(error, file)
+
+
+@in_both_modes(100)
+@given(**CHANGES)
+def test_a_record_of_a_training_is_read_or_refused(
+    place: int, how: str, value: Any, tmp_path: Path
+) -> None:
+    record = {
+        "model": "m", "FineTuning": {"epochs": 1}, "learnt": ["a"], "loss": [1.0, None],
+        "trained_on": {"dataset": "d", "questions": 1, "fingerprint": "f"},
+        "validation": {"1": {"micro": 0.5}}, "seconds": 1.5,
+    }  # fmt: skip
+    adapter = tmp_path / "final"
+    (tmp_path / RECORD).write_text(json.dumps(changed(record, place, how, value)))
+    try:
+        settings, seconds = training(adapter)
+        assert isinstance(settings, dict) and isinstance(seconds, int | float)
+        assert all(isinstance(one, str) for one in learnt(adapter))
+        assert isinstance(trained_on(adapter), dict)
+    except RecordError as error:
+        assert told(error, tmp_path / RECORD)
+
+
+def test_half_a_character_is_no_text(tmp_path: Path) -> None:
+    file = tmp_path / "record.json"
+    file.write_text(json.dumps(a_record() | {"more": "\ud800"}))
+    with pytest.raises(RecordError, match=r"is not JSON .*surrogates not allowed"):
+        read_run(file)
+
+
+def test_a_draw_has_the_curves_of_the_whole() -> None:
+    table = a_record()["landscapes"][0]
+    table["curves"]["overlap_with_start"] = [0.5, 0.5]
+    with pytest.raises(RecordError, match="'overlap_with_start' is not in the whole and in every"):
+        Landscape.from_table(table, "x")
+
+
+def test_names_of_any_length_and_script_become_files(tmp_path: Path) -> None:
+    for number, model in enumerate(("模" * 300, "a" * 300, "/../" * 90, "\U0001f600" * 80)):
+        out = tmp_path / str(number)
+        one = Landscape.from_table(a_record()["landscapes"][0] | {"model": model}, "x")
+        Run(a_record()["environment"], [], [], [one, one]).write_folder(
+            tmp_path / f"out-{ord(model[0])}"
+        )
+        found = read_run(out)
+        assert [landscape.model for landscape in found.landscapes] == [model] * 2

@@ -247,7 +247,7 @@ def command(*given: str, limit: int | None = None) -> "subprocess.Popen[str]":
     )  # fmt: skip
 
 
-CLAIMS = ["pytest", "claims", "--model", MODEL, "--mmlu", QUESTIONS, "--shots", "0,1"]
+CLAIMS = ["pytest", "claims", "--model", MODEL, "--mmlu", QUESTIONS, "--shots", "0"]
 
 
 def apart(given: list[str], folder: Path) -> list[str]:

@@ -103,28 +103,6 @@ def test_an_interval_is_that_of_the_whole_not_of_the_draws() -> None:
     assert interval_of(3.0, [1.0, math.nan], 0.8) == (-math.inf, math.inf)
 
 
-def test_the_store_keeps_all_or_nothing(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-
-    def breaks(folder: Path) -> None:
-        (folder / "half").write_text("x")
-        raise KeyboardInterrupt
-
-    def goes_on(folder: Path) -> None:
-        assert (folder / "half").read_text() == "x"  # nothing that was made is lost
-        (folder / "rest").touch()
-
-    with pytest.raises(KeyboardInterrupt):
-        store.find_or_make("kind", "key", breaks)
-    assert store.find("kind", "key") is None
-    assert not (tmp_path / "kind" / "key").exists()
-    made = store.find_or_make("kind", "key", goes_on)
-    assert sorted(path.name for path in made.iterdir()) == ["checksums.json", "half", "rest"]
-    assert [path for path in (tmp_path / "kind").iterdir() if path.is_dir()] == [made]
-    again = store.find_or_make("kind", "key", breaks)
-    assert again == made
-
-
 def test_a_second_run_computes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def experiment() -> Experiment:
         return Experiment(
@@ -137,17 +115,3 @@ def test_a_second_run_computes_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert experiment().landscape(PromptFormat(1)).to_json() == first.to_json()
     with pytest.raises(pytest.fail.Exception):
         experiment().landscape(PromptFormat(2))
-
-
-def test_an_entry_has_no_leftovers_and_others_may_read_it(tmp_path: Path) -> None:
-    def make(folder: Path) -> None:
-        (folder / "inside").mkdir()
-        for name in (".tmpAbC", "kept", "inside/.kept.123", "inside/kept"):
-            (folder / name).touch(mode=0o600)
-
-    made = Store(tmp_path).find_or_make("kind", "key", make)
-    files = sorted(path for path in made.rglob("*") if path.is_file())
-    assert [path.name for path in files] == ["checksums.json", "kept", "kept"]
-    plain = tmp_path / "plain"
-    plain.touch()
-    assert {path.stat().st_mode for path in files} == {plain.stat().st_mode}

@@ -10,9 +10,12 @@ from harness.store import Store
 
 
 def make(folder: Path) -> None:
-    (folder / "a").write_text("one")
     (folder / "deep").mkdir()
-    (folder / "deep" / "b").write_text("two")
+    for name, text in (("a", "one"), ("deep/b", "two")):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o600)  # as safetensors leaves them
+    for name in (".tmpAbC", "deep/.b.123"):  # of writes that were killed
+        (folder / name).touch()
     (folder / ".work").mkdir()  # what the next run would have gone on from
     (folder / ".work" / "state").write_text("half")
 
@@ -29,8 +32,33 @@ def test_an_entry_is_made_once_without_what_is_hidden(tmp_path: Path) -> None:
     entry = Store(tmp_path).find_or_make("kind", "key", make)
     assert files(entry) == ["a", "checksums.json", "deep/b"]
     assert not list(entry.rglob(".*"))
+    plain = tmp_path / "plain"
+    plain.touch()  # others may read it, if the umask lets them
+    assert {(entry / name).stat().st_mode for name in files(entry)} == {plain.stat().st_mode}
     for store in (Store(tmp_path), Store(tmp_path)):
         assert store.find_or_make("kind", "key", never) == entry
+
+
+def test_the_store_keeps_all_or_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def breaks(folder: Path) -> None:
+        (folder / "half").write_text("x")
+        raise KeyboardInterrupt
+
+    def goes_on(folder: Path) -> None:
+        assert (folder / "half").read_text() == "x"  # nothing that was made is lost
+        (folder / "rest").touch()
+
+    with pytest.raises(KeyboardInterrupt):
+        store.find_or_make("kind", "key", breaks)
+    assert store.find("kind", "key") is None
+    assert not (tmp_path / "kind" / "key").exists()
+    made = store.find_or_make("kind", "key", goes_on)
+    assert sorted(path.name for path in made.iterdir()) == ["checksums.json", "half", "rest"]
+    assert [path for path in (tmp_path / "kind").iterdir() if path.is_dir()] == [made]
+    again = store.find_or_make("kind", "key", breaks)
+    assert again == made
 
 
 def test_a_run_that_makes_nothing_leaves_nothing(tmp_path: Path) -> None:
@@ -94,14 +122,7 @@ def test_checksums_that_are_none_are_damage(tmp_path: Path, text: str) -> None:
 
 
 def test_what_is_found_is_left_as_it_is(tmp_path: Path) -> None:
-    entry = Store(tmp_path).find_or_make("kind", "key", make)
+    Store(tmp_path).find_or_make("kind", "key", make)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     Store(tmp_path).find_or_make("kind", "key", never)
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    assert (entry / "a").stat().st_mode & 0o777 == 0o666 & ~umask()
-
-
-def umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -51,6 +51,12 @@ def load_model(
     Raises ModelError if there is no such model or adapter, or it cannot be read.
     """
     dtype = getattr(torch, precision)
+    if dtype is torch.bfloat16 and device.type == "cpu" and not _computes_bfloat16():
+        warnings.warn(
+            "this processor has no instructions for bfloat16; --precision float32 takes a fraction "
+            "of the time here",
+            stacklevel=2,
+        )
     if attention == "auto":
         flash = is_flash_attn_2_available() and device.type == "cuda" and dtype.itemsize == 2
         attention = "flash_attention_2" if flash else "sdpa"
@@ -87,6 +93,13 @@ def load_model(
     if adapter:
         model = _with_adapter(model, adapter)
     return model.eval() if device_map else model.to(device).eval()
+
+
+def _computes_bfloat16() -> bool:
+    if not hasattr(torch.cpu, "get_capabilities"):  # torch is older, and does not say
+        return True
+    known = torch.cpu.get_capabilities()
+    return known["architecture"] != "x86_64" or any(map(known.get, ("amx_bf16", "avx512_bf16")))
 
 
 @contextmanager

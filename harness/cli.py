@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import click
 
 from harness.disk import check_folder
-from harness.errors import SettingsError, UserError
+from harness.errors import SettingsError, UserError, unusable
 from harness.experiment_commands import extract, measure
 from harness.finetune_command import finetune
 from harness.submit_command import submit
@@ -35,7 +36,7 @@ def report(runs: tuple[Path, ...], out: Path | None) -> None:
     from reports.render import render
 
     runs = runs or (Path("reports/out"),)
-    if not out and (len(runs) > 1 or not runs[0].is_dir()):
+    if not out and (len(runs) > 1 or not os.path.isdir(runs[0])):
         raise SettingsError("--out is not given; several runs, or a record, need a folder to go to")
     folder = out or runs[0]
     check_folder(folder, "as --out")
@@ -61,6 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
     except UserError as error:
         click.echo(f"landscape: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is None:  # of no file of the user's
+            raise
+        click.echo(f"landscape: {unusable(error)}", err=True)
         sys.exit(2)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from harness.disk import write_whole
+from harness.errors import UserError
 
 FILE = "cost.json"
 
@@ -30,19 +31,26 @@ def counted(folder: Path, device: str) -> Iterator[None]:
     started = time.monotonic()
     try:
         yield
-    finally:
-        # Nothing is left where nothing was made.
-        if folder.is_dir() and any(path.name != FILE for path in folder.iterdir()):
-            _add(folder, time.monotonic() - started, device)
+    except BaseException:
+        with suppress(UserError):  # what went wrong first is what matters
+            _add(folder, started, device)
+        raise
+    _add(folder, started, device)
 
 
-def _add(folder: Path, seconds: float, device: str) -> None:
-    seconds += read_cost(folder).get("seconds", 0.0)
-    write_whole(folder / FILE, json.dumps({"seconds": seconds, "device": device}) + "\n")
+def _add(folder: Path, started: float, device: str) -> None:
+    # Nothing is left where nothing was made.
+    if folder.is_dir() and any(path.name != FILE for path in folder.iterdir()):
+        before = read_cost(folder).get("seconds")
+        seconds = time.monotonic() - started + (before if isinstance(before, float) else 0.0)
+        write_whole(folder / FILE, json.dumps({"seconds": seconds, "device": device}) + "\n")
 
 
 def read_cost(folder: Path) -> dict[str, Any]:
     """Return the seconds and the device that `folder` has cost; nothing if that was not kept."""
     file = folder / FILE
-    found: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-    return found
+    try:
+        found = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    except ValueError:  # of a run that was stopped, and damaged: no reason to compute again
+        found = {}
+    return found if isinstance(found, dict) else {}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import re
+import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -16,7 +17,8 @@ from harness.errors import SettingsError
 # What the disk, not the program, can refuse; anything else is not the user's to put right.
 REFUSED = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
-    errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP,
+    errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.EBUSY, errno.ENAMETOOLONG,
+    errno.ELOOP, errno.ESTALE, errno.ENOLCK, errno.EOPNOTSUPP,
 }  # fmt: skip
 
 
@@ -30,8 +32,13 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def write_with(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path`, and put it there when it is whole and on the disk."""
-    unfinished = path.with_name(f".{os.getpid()}.unfinished")  # as long as names may be
+    """Let `write` fill a file beside `path`, and put it there when it is whole and on the disk.
+
+    A link is followed.
+    """
+    path = Path(os.path.realpath(path))
+    # Short, as `path` may have the longest of names; and no other process's, on any machine.
+    unfinished = path.with_name(f".{secrets.token_hex(8)}.unfinished")
     try:
         write(unfinished)
         sync(unfinished)
@@ -40,6 +47,21 @@ def write_with(path: Path, write: Callable[[Path], object]) -> None:
         unfinished.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def check_file(path: Path, use: str) -> None:
+    """Raise SettingsError now if a file could not be written to `path`.
+
+    use: what another file would be for, such as `as --record`.
+    """
+    folder = path.absolute().parent
+    if not os.path.isdir(folder):
+        raise SettingsError(f"{path}: there is no folder {folder}; make it first")
+    if os.path.isdir(path):
+        raise SettingsError(f"{path}: is a folder; give the name of a file in it {use}")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise SettingsError(f"{path}: is no plain file; give another {use}")
+    check_folder(folder, use)
 
 
 def check_folder(folder: Path, use: str) -> None:
@@ -59,8 +81,19 @@ def sync(path: Path) -> None:
     opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems cannot, for folders
+            raise
     finally:
         os.close(opened)
+
+
+def share(file: Path) -> None:
+    """Let others read `file` as the umask says: safetensors writes files for its user alone."""
+    umask = os.umask(0)
+    os.umask(umask)
+    with suppress(OSError):  # some file systems have no modes
+        file.chmod(0o666 & ~umask)
 
 
 @contextmanager

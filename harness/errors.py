@@ -28,3 +28,8 @@ class RecordError(UserError):
 def first_line(error: BaseException) -> str:
     """Return the first line of what an error of a library says, to be quoted in one of ours."""
     return (str(error).strip() or repr(error)).splitlines()[0]
+
+
+def unusable(error: OSError) -> str:
+    """Return a sentence about a file that the system does not let us use, and that it names."""
+    return f"{error.filename}: cannot be used ({error.strerror}); mend that, or give another"

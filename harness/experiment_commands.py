@@ -9,8 +9,7 @@ from typing import Any
 
 import click
 
-from harness.disk import check_folder, write_whole
-from harness.errors import SettingsError
+from harness.disk import check_file, write_whole
 from harness.fine_tuned import split_test
 from harness.finetune_command import DATASET_OPTION
 from harness.pipeline import Experiment
@@ -163,11 +162,7 @@ def measure(
     layer. --subsamples also prints each value with its smallest and largest over so many draws of
     80 % of the questions.
     """
-    if out.is_dir():
-        raise SettingsError(f"{out}: is a folder; give the name of a file in it")
-    if not out.absolute().parent.is_dir():
-        raise SettingsError(f"{out}: there is no folder {out.absolute().parent}; make it first")
-    check_folder(out.absolute().parent, "for --out")
+    check_file(out, "as --out")
     if folder is None:
         if labels or subsamples:
             raise click.UsageError("--labels and --subsamples need FOLDER.")

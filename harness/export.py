@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from harness.disk import check_folder, explained
+from harness.disk import check_folder, explained, share
 from harness.errors import SettingsError
 from harness.extraction.shards import read_layer, saved_layers
 from harness.questions.question import Question
@@ -23,7 +24,10 @@ def check_export(folder: Path) -> None:
 
     Nothing is ever written over.
     """
-    check_folder(folder, "as --out-dir")
+    for part in (folder, folder.absolute().parent):  # it is made beside, and renamed
+        check_folder(part, "as --out-dir")
+    if os.path.ismount(folder):
+        raise SettingsError(f"{folder}: is a disk of its own; give a folder in it as --out-dir")
     if folder.exists() and any(folder.iterdir()):
         raise SettingsError(f"{folder}: holds something already; give a new folder as --out-dir")
 
@@ -44,6 +48,10 @@ def new_folder(folder: Path) -> Iterator[Path]:
             if folder.exists():
                 folder.rmdir()
             unfinished.rename(folder)
+        except FileNotFoundError as error:
+            raise SettingsError(
+                f"{folder}: another run writes it too; give each its own"
+            ) from error
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
@@ -66,9 +74,11 @@ def export(
     with new_folder(folder) as unfinished:
         for layer in saved_layers(representations):
             states = read_layer(representations, layer)[list(kept)]
-            save_file({"representations": states}, unfinished / f"layer-{layer:03d}.safetensors")
-        with (unfinished / "labels.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
+            file = unfinished / f"layer-{layer:03d}.safetensors"
+            save_file({"representations": states}, file)
+            share(file)
+        with (unfinished / "labels.csv").open("w", newline="", encoding="utf-8") as lines:
+            writer = csv.writer(lines)
             writer.writerow(("question", "subject", "answer"))
             writer.writerows(
                 (questions[row].row, questions[row].subject, questions[row].letter) for row in kept

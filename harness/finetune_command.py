@@ -155,7 +155,9 @@ def finetune(**options: Any) -> None:
     if out:
         _check_copy(out, training)
     if not options["resume"]:
-        training.forget_unfinished()
+        if launched_processes().is_main:
+            training.forget_unfinished()
+        launched_processes().wait()
     adapters = training.adapters
     if is_spread():
         click.echo("not tested: the model is spread over processes; extract tests it", err=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from harness.errors import RecordError
 from harness.geometry.interval import interval_of
 from harness.protocol import DRAW_SHARE
-from harness.schemas import check_table, finite, read_file, read_json, read_schema
+from harness.schemas import check_table, read_file, read_json, read_schema, writable
 
 SCHEMA = read_schema(Path(__file__).with_name("landscape.schema.json"))
 PUBLISHED_SCHEMA = read_schema(Path(__file__).with_name("published.schema.json"))
@@ -205,7 +205,7 @@ class Landscape:
 
     def to_json(self) -> str:
         """Return the landscape as JSON text; NaN and the infinities become null."""
-        table = finite(asdict(self) | {"schema": VERSION})
+        table = writable(asdict(self) | {"schema": VERSION})
         return json.dumps(table, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
     @classmethod

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
 import pickle
 import re
-import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -74,7 +73,7 @@ def measure_folder(
 
 def layer_files(folder: Path) -> dict[int, Path]:
     """Return the files of a folder's layers by layer number, ascending. Raises DatasetError."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise DatasetError(f"{folder}: no such folder of representations; give one")
     files: dict[int, Path] = {}
     for file in sorted(folder.iterdir()):
@@ -122,14 +121,15 @@ def read_points(file: Path, count: int) -> Tensor:
     """Return the (count, D) floats of a layer's file. Raises DatasetError."""
     try:
         points = _READERS[file.suffix](file)
-    except (*_UNREADABLE, SafetensorError) as error:
+    except Exception as error:  # what numpy and torch raise for damaged files has no end
         raise DatasetError(
             f"{file}: cannot be read as one array ({first_line(error)}); save one array of floats"
         ) from error
-    if points.ndim != 2 or not points.is_floating_point() or points.element_size() < 2:
+    dense = points.layout is torch.strided and not points.is_meta
+    if not dense or points.ndim != 2 or not points.is_floating_point() or points.element_size() < 2:
         raise DatasetError(
-            f"{file}: holds {points.dtype} values of shape {tuple(points.shape)}; save floats of "
-            "shape (questions, width)"
+            f"{file}: holds {points.dtype} values of shape {tuple(points.shape)}; save a dense "
+            "array of floats of shape (questions, width)"
         )
     if len(points) != count:
         raise DatasetError(
@@ -171,5 +171,3 @@ _READERS: dict[str, Callable[[Path], Tensor]] = {
     ".pt": _from_pt,
     ".safetensors": _from_safetensors,
 }
-# What numpy and torch raise for files that are cut short, pickled, or something else.
-_UNREADABLE = (OSError, ValueError, TypeError, EOFError, RuntimeError, KeyError, zipfile.BadZipFile)

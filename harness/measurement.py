@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
+from threading import Thread
 
 import numpy as np
 import torch
@@ -125,7 +128,7 @@ def measure_layers(
     with ProcessPoolExecutor(
         processes,
         mp_context=get_context("spawn"),
-        initializer=torch.set_num_threads,
+        initializer=_begin,
         initargs=(max(1, threads // processes),),
     ) as pool:
         return list(progress(pool.map(measure, layers)))
@@ -159,6 +162,19 @@ def measure_overlap(
         )
         found.append((shared.mean, [float(shared.points[rows].mean()) for rows in subsamples]))
     return found
+
+
+def _begin(threads: int) -> None:
+    """Take `threads` of torch's in a process of the pool, and end it when its parent is killed."""
+    torch.set_num_threads(threads)
+    parent = parent_process()
+    assert parent
+
+    def follow() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    Thread(target=follow, daemon=True).start()
 
 
 def _measure(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -182,11 +183,11 @@ def check_name(name: str, file: str | None = "config.json") -> str:
 
     Raises ModelError for a folder that is missing or has no `file`.
     """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        if file and not (folder / file).is_file():
+    folder = os.path.expanduser(name)
+    if os.path.isdir(folder):
+        if file and not os.path.isfile(os.path.join(folder, file)):
             raise ModelError(f"{name}: no {file} in this folder; give a model folder")
-        return str(folder)
+        return folder
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise ModelError(f"{name}: no such model folder; give a folder or a hub name (owner/name)")
     return name
@@ -198,7 +199,7 @@ def model_fingerprint(name: str, file: str | None = "config.json") -> str:
     Raises ModelError for a folder that is missing or has no `file`, or a hub name out of reach.
     """
     folder = Path(check_name(name, file))
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         try:
             return (
                 f"{name}@{AutoConfig.from_pretrained(name, trust_remote_code=False)._commit_hash}"
@@ -211,7 +212,7 @@ def model_fingerprint(name: str, file: str | None = "config.json") -> str:
 def check_adapter(adapter: Path) -> None:
     """Raise ModelError if `adapter` is not the folder of a PEFT adapter in safetensors."""
     for file in ("adapter_config.json", "adapter_model.safetensors"):
-        if not (adapter / file).is_file():
+        if not os.path.isfile(adapter / file):
             raise ModelError(
                 f"{adapter}: no {file} in this folder; give a PEFT adapter's folder, "
                 "and --checkpoint if its checkpoints are in folders of their own"

@@ -189,7 +189,7 @@ class Experiment:
     def accuracy(self, prompt: PromptFormat) -> Accuracy:
         """Return how many questions are answered in this condition; extract it if need be."""
         questions = self.questions.questions
-        right = self._right(self._kept(prompt))
+        right = self._right(self.representations(prompt))
         return accuracy(right, [question.subject for question in questions])
 
     def _extraction_key(self, prompt: PromptFormat) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Literal, get_args
@@ -64,6 +65,7 @@ class PromptFormat:
         if self.shots < 0:
             raise SettingsError(f"shots is {self.shots}; give 0 or more")
         _check("shot order", self.shot_order, ShotOrder)
+        _check_seed(self.seed)
 
     @property
     def condition(self) -> str:
@@ -142,18 +144,17 @@ class FineTuning:
         if self.precision == "float16":
             # Small gradients would vanish in it; the paper's and every recent GPU has bfloat16.
             raise SettingsError("precision is float16; fine-tune in bfloat16 or float32")
-        if self.seed < 0:
-            raise SettingsError(f"seed is {self.seed}; give 0 or more")
+        _check_seed(self.seed)
         for name in ("epochs", "rank", "batch_size", "most_steps", "max_length"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(f"{name} is {value}; give 1 or more")
         for name in ("alpha", "learning_rate", "clip"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is not None and not 0 < value < math.inf:
                 raise SettingsError(f"{name} is {value}; give more than 0")
         for name in ("weight_decay", "checkpoints"):
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise SettingsError(f"{name} is {getattr(self, name)}; give 0 or more")
         for name in ("dropout", "warm_up", "lowest_rate"):
             if not 0 <= getattr(self, name) < 1:
@@ -294,6 +295,11 @@ def _plain(part: object) -> object:
     if isinstance(part, Mapping | str | int | float | list | None):
         return part
     return {type(part).__name__: asdict(part)}  # type: ignore[call-overload]
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**63:  # what torch and numpy both take
+        raise SettingsError(f"seed is {seed}; give 0 to 2**63 - 1")
 
 
 def _check(name: str, value: str, allowed: object) -> None:

@@ -49,12 +49,18 @@ def read_json(text: str, name: str, way_out: str) -> object:
     return found
 
 
-def finite(value: Any) -> Any:
-    """Return a JSON value with None for the numbers that JSON has not: NaN and the infinities."""
+def writable(value: Any) -> Any:
+    """Return a value as JSON can hold it, and `read_json` takes it.
+
+    None stands for NaN and the infinities, and escapes for what a text has that is no Unicode: the
+    bytes of a file's name may be anything.
+    """
     if isinstance(value, Mapping):
-        return {key: finite(one) for key, one in value.items()}
+        return {writable(key): writable(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(one) for one in value]
+        return [writable(one) for one in value]
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

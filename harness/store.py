@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from harness.checksums import damaged, seal
-from harness.disk import explained, sync
+from harness.disk import explained, share, sync
 from harness.errors import SettingsError
 from harness.processes import ALONE, Processes
 
@@ -36,7 +36,7 @@ class Store:
         Raises SettingsError for one that cannot be read.
         """
         folder = self.root / kind / key
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             return None
         if folder not in self._whole:
             file = _damaged(folder)
@@ -61,8 +61,8 @@ class Store:
         make: gets a folder that is empty, or holds what an earlier, interrupted call left there.
             Files and folders in it whose names begin with a dot are not part of the entry.
         processes: those that call this together, and fill the folder together.
-        prepare: called before anything is written, if there is no entry. What it refuses leaves
-            nothing behind.
+        prepare: called before anything is written, if there is no entry and no other run is
+            making it. What it refuses leaves nothing behind.
 
         Of two runs that ask for the same entry, one makes it and the other waits.
 
@@ -70,7 +70,8 @@ class Store:
         """
         if self._is_found(kind, key, processes):
             return self.root / kind / key
-        prepare()
+        if not processes.agree(processes.is_main and self._is_being_made(kind, key)):
+            prepare()
         with explained(self.root, "as --store; what is finished is kept"):
             return self._make(kind, key, make, processes)
 
@@ -85,13 +86,14 @@ class Store:
         if processes.is_main:
             home.mkdir(parents=True, exist_ok=True)
         unfinished, entry = self._unfinished(kind, key), home / key
-        with _held(FileLock(home / f"{key}.lock"), processes):
+        with _held(self._lock(kind, key), processes):
             # Another run may have made it while we waited.
             if self._is_found(kind, key, processes):
                 return entry
             if processes.is_main:
                 unfinished.mkdir(exist_ok=True)
-            # A run that was stopped between the last two lines has done all the work.
+                _sweep(unfinished, entry)
+            # One that is sealed was stopped before it had its name: all the work is done.
             if not processes.agree(processes.is_main and _damaged(unfinished) is None):
                 try:
                     make(unfinished)
@@ -115,15 +117,29 @@ class Store:
         Raises SettingsError while another run makes the entry.
         """
         unfinished = self._unfinished(kind, key)
-        if not unfinished.exists():
+        if not os.path.isdir(unfinished):
             return
         try:
-            with FileLock(self.root / kind / f"{key}.lock", timeout=0):
-                shutil.rmtree(unfinished)
+            with explained(self.root, "as --store"), self._lock(kind, key).acquire(timeout=0):
+                if unfinished.exists():
+                    shutil.rmtree(unfinished)
         except Timeout as error:
             raise SettingsError(
                 f"{unfinished}: another run is at work on it; wait for it, or stop it"
             ) from error
+
+    def _is_being_made(self, kind: str, key: str) -> bool:
+        lock = self._lock(kind, key)
+        if not os.path.exists(lock.lock_file):
+            return False
+        try:
+            with lock.acquire(timeout=0):
+                return False
+        except (OSError, Timeout):
+            return True
+
+    def _lock(self, kind: str, key: str) -> BaseFileLock:
+        return FileLock(self.root / kind / f"{key}.lock")
 
     def _unfinished(self, kind: str, key: str) -> Path:
         return self.root / kind / f".{key}.unfinished"
@@ -142,17 +158,27 @@ def _damaged(folder: Path) -> str | None:
 
 def _put(unfinished: Path, entry: Path) -> None:
     """Give an entry that is complete its name, in the place of one that was damaged."""
-    old = entry.with_name(f".{entry.name}.damaged")
-    shutil.rmtree(old, ignore_errors=True)  # of a run that was stopped here
     if entry.exists():
-        os.rename(entry, old)
+        os.rename(entry, _old(entry))
     os.rename(unfinished, entry)
     sync(entry.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(_old(entry), ignore_errors=True)
+
+
+def _sweep(unfinished: Path, entry: Path) -> None:
+    """Drop what killed runs left half written: it may be large, and the disk full."""
+    shutil.rmtree(_old(entry), ignore_errors=True)
+    for path in unfinished.rglob(".*"):
+        if path.is_file():
+            path.unlink()
+
+
+def _old(entry: Path) -> Path:
+    return entry.with_name(f".{entry.name}.damaged")
 
 
 @contextmanager
-def _held(lock: FileLock, processes: Processes) -> Iterator[None]:
+def _held(lock: BaseFileLock, processes: Processes) -> Iterator[None]:
     """Hold `lock` for all `processes`: the main one takes it, and keeps it until all are done."""
     if not processes.is_main:
         processes.wait()
@@ -166,13 +192,7 @@ def _held(lock: FileLock, processes: Processes) -> Iterator[None]:
 
 
 def _tidy(folder: Path) -> None:
-    """Drop what an entry is made with and what killed writes left; let others read the rest.
-
-    safetensors writes through a file `.tmp...` that only its user may read,
-    whatever the umask says, and renames it.
-    """
-    umask = os.umask(0)
-    os.umask(umask)
+    """Drop what an entry is made with and what killed writes left; let others read the rest."""
     hidden = list(folder.rglob(".*"))
     for path in hidden:
         if path.is_dir():
@@ -181,4 +201,4 @@ def _tidy(folder: Path) -> None:
             path.unlink(missing_ok=True)  # it may have been in a hidden folder
     for path in folder.rglob("*"):
         if path.is_file():
-            path.chmod(0o666 & ~umask)
+            share(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,12 +13,12 @@ from typing import Any
 
 from harness.disk import explained, write_whole
 from harness.landscape import PUBLISHED, Landscape
-from harness.schemas import check_table, finite, read_file, read_schema
+from harness.schemas import check_table, read_file, read_schema, writable
 
 SCHEMA = read_schema(Path(__file__).with_name("record.schema.json"))
 VERSION: int = SCHEMA["properties"]["record"]["const"]
 RESULTS = "results.json"
-WAY_OUT = "give the --out folder of a run of the claims, or what --record wrote"
+WAY_OUT = "run the claims again with --record, or give the --out folder of a run"
 PAPER = "arXiv 2409.03662"  # whose finding a claim is, if it is not said
 OURS = "this project"
 LONGEST_NAME = 200  # bytes of a file's name that come from a landscape's; most disks take 255
@@ -79,6 +80,8 @@ class Run:
                 number += 1
                 name = f"{plain}-{number}.json"
             files[name] = one
+        # Killed before the end, the folder must not have new curves under old verdicts.
+        (folder / RESULTS).unlink(missing_ok=True)
         for name, one in files.items():
             write_whole(folder / name, one.to_json())
         self._write(folder / RESULTS, list(files), indent=1)
@@ -95,7 +98,7 @@ class Run:
             "skipped": self.skipped,
             "landscapes": landscapes,
         }
-        write_whole(file, json.dumps(finite(table), indent=indent, allow_nan=False) + "\n")
+        write_whole(file, json.dumps(writable(table), indent=indent, allow_nan=False) + "\n")
 
 
 def read_run(path: Path) -> Run:
@@ -103,7 +106,7 @@ def read_run(path: Path) -> Run:
 
     Raises RecordError for anything else, or a file of another version.
     """
-    file = path / RESULTS if path.is_dir() else path
+    file = path / RESULTS if os.path.isdir(path) else path
     table = check_table(read_file(file, WAY_OUT), SCHEMA, str(file), WAY_OUT, "record")
     landscapes = []
     for number, one in enumerate(table["landscapes"]):
@@ -139,7 +142,8 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
 def _titles(paths: Sequence[Path]) -> list[str]:
     """Return as much of the end of every path as tells it from the others."""
     whole = [
-        path.absolute().with_suffix("") if path.is_file() else path.absolute() for path in paths
+        path.absolute().with_suffix("") if path.suffix == ".json" else path.absolute()
+        for path in paths
     ]
     for parts in range(1, max((len(path.parts) for path in whole), default=0) + 1):
         titles = ["/".join(path.parts[-parts:]) for path in whole]

@@ -76,6 +76,7 @@ _TOKENIZER = load_tokenizer(MODEL)
         ({"question": ["q0", " \n"]}, "row 1: 'question' is empty"),
         ({"choices": [["1", "2", "3"]] * 2}, "row 0: 'choices' must be 4 texts"),
         ({"choices": [["1", "2", "3", "4", "5"]] * 2}, "row 0: 'choices' must be 4 texts"),
+        ({"choices": ["abcd"] * 2}, "row 0: 'choices' must be 4 texts"),
         ({"answer": [0, 4]}, "row 1: 'answer' is 4, not 0 to 3"),
         ({"subject": ["s", ""]}, "row 1: 'subject' is empty"),
     ],

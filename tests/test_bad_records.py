@@ -1,8 +1,10 @@
 """Records that are none: refused with the field, or read and shown."""
 
 import json
+import os
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -203,8 +205,34 @@ def test_names_of_any_length_and_script_become_files(tmp_path: Path) -> None:
     for number, model in enumerate(("模" * 300, "a" * 300, "/../" * 90, "\U0001f600" * 80)):
         out = tmp_path / str(number)
         one = Landscape.from_table(a_record()["landscapes"][0] | {"model": model}, "x")
-        Run(a_record()["environment"], [], [], [one, one]).write_folder(
-            tmp_path / f"out-{ord(model[0])}"
-        )
+        Run(a_record()["environment"], [], [], [one, one]).write_folder(out)
         found = read_run(out)
         assert [landscape.model for landscape in found.landscapes] == [model] * 2
+
+
+def test_names_that_are_no_text_are_written_as_text(tmp_path: Path) -> None:
+    name = os.fsdecode(b"model-\xff")  # what a file may be called
+    table = a_record()["landscapes"][0]
+    one = replace(Landscape.from_table(table, "x"), model=name, condition=name)
+    Run(a_record()["environment"], [], [], [one]).write_folder(tmp_path)
+    (found,) = read_run(tmp_path).landscapes
+    assert found.model == found.condition == "model-\\udcff"
+    assert Landscape.from_json(one.to_json()) == found
+
+
+def test_old_verdicts_never_stand_beside_new_curves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(
+        a_record()["environment"], [], [], [Landscape.from_table(a_record()["landscapes"][0], "x")]
+    )
+    run.write_folder(tmp_path)
+
+    def stopped(path: Path, text: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("reports.run.write_whole", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run.write_folder(tmp_path)
+    with pytest.raises(RecordError, match="cannot be read"):
+        read_run(tmp_path)

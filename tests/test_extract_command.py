@@ -138,6 +138,12 @@ def test_an_adapter_that_would_be_worn_in_part_is_refused(adapter: Path, tmp_pat
         (["--out-dir", "/dev/null/out"], "/dev/null/out: a file is in the way"),
         (["--out-dir", str(Path(MODEL))], "holds something already; give a new folder"),
         (["--nonsense"], "No such option"),
+        (["--seed", "-1"], "seed is -1; give 0 to"),
+        (["--model", "a" * 300], "no such model folder"),
+        (["--model", "~nobody-here/x/y"], "no such model folder"),
+        (["--mmlu", "~nobody-here/x"], "no such dataset folder"),
+        (["--store", "a" * 300], "cannot be written (File name too long)"),
+        (["--adapter", "a" * 300], "no adapter_config.json in this folder"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(tmp_path: Path, options: list[str], message: str) -> None:

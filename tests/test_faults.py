@@ -13,17 +13,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from fixtures.cases import TOY
 from harness.checksums import CHECKSUMS
 from harness.disk import write_whole
 from harness.errors import SettingsError
 from harness.fine_tuned import FineTuned
+from harness.measure_folder import layer_files, read_points
+from harness.measurement import Labels, measure_layers
 from harness.pipeline import Experiment
 from harness.protocol import (
     Budgets,
@@ -217,6 +221,39 @@ def test_two_runs_that_share_a_store_compute_everything_once(
     assert len(lines) == len(set(lines)) > 8
 
 
+def measured_in_a_pool(folder: Path, started: Path) -> None:
+    """Measure points in two processes, for long."""
+    points = torch.randn(1500, 8)
+    for layer in (1, 2):
+        save_file({"points": points}, folder / f"layer-{layer}.safetensors")
+    files = layer_files(folder)
+    labels = Labels(["a", "b", "c"] * 500, ["A"] * 1500)
+    read = partial(slowly, files, started)
+    measure_layers([1, 2], read, labels, GeometrySettings(), processes=2)
+
+
+def slowly(files: dict[int, Path], started: Path, layer: int) -> torch.Tensor:
+    (started / str(os.getpid())).touch()
+    time.sleep(60)
+    return read_points(files[layer], 1500)
+
+
+def test_killed_while_it_measures_it_leaves_no_process(tmp_path: Path) -> None:
+    (tmp_path / "started").mkdir()
+    (tmp_path / "layers").mkdir()
+    process = start(measured_in_a_pool, tmp_path / "layers", tmp_path / "started")
+    while len(list((tmp_path / "started").iterdir())) < 2:
+        assert process.is_alive()
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    workers = [Path("/proc") / one.name for one in (tmp_path / "started").iterdir()]
+    deadline = time.monotonic() + 20
+    while any(worker.exists() for worker in workers):
+        assert time.monotonic() < deadline, "they are still there"
+        time.sleep(0.05)
+
+
 def backwards(*given: Path) -> None:
     """Make a whole run while the clock goes back an hour whenever it is read."""
     now = itertools.count(2**32, -3600)  # from the year 2106
@@ -247,9 +284,6 @@ def command(*given: str, limit: int | None = None) -> "subprocess.Popen[str]":
     )  # fmt: skip
 
 
-CLAIMS = ["pytest", "claims", "--model", MODEL, "--mmlu", QUESTIONS, "--shots", "0"]
-
-
 def apart(given: list[str], folder: Path) -> list[str]:
     """Return a command that does the same in another store, from nothing."""
     place = given.index("--store") + 1
@@ -273,15 +307,16 @@ def results(given: list[str], folder: Path) -> dict[str, object]:
     return {"loss": record["loss"], "validation": record["validation"], **weights}
 
 
-MEASURE = ["harness.cli", "measure", "--model", MODEL, "--mmlu", QUESTIONS, "--per-subject", "3"]
-FINETUNE = ["harness.cli", "finetune", "--model", MODEL, "--mmlu", QUESTIONS, "--epochs", "1",
-            "--samples-per-subject", "2"]  # fmt: skip
+TOY_IN_FLOAT32 = ["--model", MODEL, "--mmlu", QUESTIONS, "--precision", "float32"]
+CLAIMS = ["pytest", "claims", *TOY_IN_FLOAT32, "--shots", "0"]
+MEASURE = ["harness.cli", "measure", *TOY_IN_FLOAT32, "--per-subject", "3"]
+FINETUNE = ["harness.cli", "finetune", *TOY_IN_FLOAT32, "--epochs", "1",
+            "--samples-per-subject", "2", "--per-subject", "3"]  # fmt: skip
 
 
 @pytest.mark.parametrize("stage", [MEASURE, FINETUNE], ids=["measure", "finetune"])
 def test_a_file_that_may_not_grow(tmp_path: Path, stage: list[str]) -> None:
     given = [*stage, "--store", str(tmp_path / "store")]
-    given += ["--precision", "float32"]
     if stage is MEASURE:
         given += ["--out", str(tmp_path / "landscape.json"), "--per-subject", "80"]
     starved = command(*given, limit=1_000_000)
@@ -351,7 +386,7 @@ def test_of_two_processes_one_is_killed_and_then_the_disk_is_read_only(
     small_disk: Path, tmp_path: Path
 ) -> None:
     subprocess.run(["mount", "-o", "remount,size=100m", small_disk], check=True)
-    extract = ["harness.cli", "extract", *MEASURE[2:], "--precision", "float32"]
+    extract = ["harness.cli", "extract", *TOY_IN_FLOAT32]
     extract += ["--per-subject", "12", "--token-budget", "16", "--store", str(small_disk / "store")]
     both = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", *extract]
     launcher = command(*both)
@@ -387,7 +422,8 @@ def test_of_two_processes_one_is_killed_and_then_the_disk_is_read_only(
 )
 def test_ctrl_c_is_status_130_and_the_next_run_goes_on(tmp_path: Path, given: list[str]) -> None:
     store, out = tmp_path / "store", tmp_path / "out"
-    given = [*given, "--store", str(store), "--per-subject", "40"]
+    given = [*given, "--store", str(store)]
+    given += ["--per-subject", "40"] if given[1] != "finetune" else ["--samples-per-subject", "8"]
     if given[1] != "finetune":
         given += ["--out", str(out)]
     stopped = command(*given)
@@ -404,12 +440,13 @@ def test_ctrl_c_is_status_130_and_the_next_run_goes_on(tmp_path: Path, given: li
     if given[0] != "pytest":
         assert results(given, tmp_path) == results(apart(given, tmp_path), tmp_path)
         return
-    # The claims go on too: what they measured first is not extracted again.
-    kept = {path.name for path in store.glob("representations/[!.]*") if path.is_dir()}
+    kept = {path.name: path.stat().st_mtime_ns for path in store.rglob("shard-*")}
     again = command(*given)
     _, errors = again.communicate(timeout=300)
     assert again.returncode in (0, 1) and (out / "results.json").exists(), errors
-    assert kept <= {path.name for path in store.glob("representations/*")}
+    # They go on too: what was extracted is as it was.
+    found = {path.name: path.stat().st_mtime_ns for path in store.rglob("shard-*")}
+    assert kept.items() <= found.items()
 
 
 def test_a_folder_that_may_not_be_written_is_refused_before_the_work(

@@ -246,6 +246,8 @@ def test_the_landscape_of_the_fine_tuned_model_is_of_other_questions_than_it_lea
             "'no_proj' is not in this model; its modules are called act_fn",
         ),
         (["--learning-rate", "0"], "learning_rate is 0.0; give more than 0"),
+        (["--learning-rate", "inf"], "learning_rate is inf; give more than 0"),
+        (["--seed", str(2**64)], "seed is 18446744073709551616; give 0 to"),
         (["--precision", "int8"], "unknown precision 'int8'"),
         (["--output-dir", str(ROOT)], "holds something already"),
         (["--output-dir", "/dev/null/out"], "/dev/null/out: a file is in the way"),

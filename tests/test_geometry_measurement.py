@@ -11,11 +11,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from fixtures.cases import TOY
 from harness.errors import DatasetError
 from harness.geometry.subsample import draw_subsamples
 from harness.measure_folder import layer_files, measure_folder, read_labels, read_points
 from harness.measurement import Labels, measure_layer, measure_layers
-from harness.protocol import GeometrySettings
+from harness.protocol import GeometrySettings, Subset
+from harness.questions.mmlu import load_questions
 
 ROOT = Path(__file__).parents[1]
 SIZE = 240
@@ -137,6 +139,8 @@ class Harmful:
         ("layer-1.pt", lambda file: torch.save({"a": 1, "b": 2}, file), "it holds a, b"),
         ("layer-1.pt", lambda file: file.write_bytes(b"PK\x03\x04"), "cannot be read"),
         ("layer-1.safetensors", lambda file: file.write_bytes(b"x" * 40), "cannot be read"),
+        ("layer-1.pt", lambda file: torch.save(torch.eye(SIZE).to_sparse(), file), "save a dense"),
+        ("layer-1.pt", lambda file: torch.save(torch.eye(SIZE, device="meta"), file), "a dense"),
     ],
 )
 def test_a_bad_file_is_named_and_never_run(  # type: ignore[no-untyped-def]
@@ -146,6 +150,36 @@ def test_a_bad_file_is_named_and_never_run(  # type: ignore[no-untyped-def]
     with pytest.raises(DatasetError, match=f"{name}: .*{message}"):
         read_points(tmp_path / name, SIZE)
     assert "it ran" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["layer-1.npy", "layer-1.pt", "layer-1.safetensors", "mask.npy"])
+def test_a_file_with_one_bit_changed_is_read_or_refused(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    points = torch.ones(6, 2, dtype=torch.float16)
+    if file.suffix == ".npy":
+        np.save(file, points.numpy() if name != "mask.npy" else np.arange(6))
+    elif file.suffix == ".pt":
+        torch.save(points, file)
+    else:
+        save_file({"points": points}, file)
+    whole = file.read_bytes()
+    places = range(0, 8 * len(whole), 1 if name == "layer-1.npy" else 29)
+    refused = 0
+    for place in places:
+        content = bytearray(whole)
+        content[place // 8] ^= 1 << place % 8
+        file.write_bytes(content)
+        try:
+            if name == "mask.npy":
+                assert load_questions(
+                    str(TOY / "questions"), Subset("dev", rows=str(file)), 0
+                ).questions
+            else:
+                assert read_points(file, 6).shape[0] == 6
+        except DatasetError as error:
+            refused += 1
+            assert str(error).startswith(str(file)) and "\n" not in str(error)
+    assert refused > len(places) / 10
 
 
 @pytest.mark.parametrize(

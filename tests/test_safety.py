@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
 
 from fixtures.cases import TOY
-from harness.cli import commands
-from harness.errors import DatasetError, ModelError, UserError
+from harness.errors import DatasetError, ModelError, RecordError
+from harness.landscape import CURVES, Landscape
 from harness.measure_folder import read_points
 from harness.models import load_model, model_fingerprint
 from harness.tokenizer import load_tokenizer
+from reports.run import Run, read_run
 
 ROOT = Path(__file__).parents[1]
 MODEL, QUESTIONS = str(TOY / "model"), str(TOY / "questions")
@@ -152,11 +152,20 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path, known: bool) ->
     assert not run.exists()
 
 
-def test_a_name_cannot_lead_a_command_out_of_its_folder(tmp_path: Path) -> None:
+def test_a_name_cannot_lead_out_of_its_folder(tmp_path: Path) -> None:
     inside = tmp_path / "inside"
-    inside.mkdir()
-    given = ["extract", "--model", MODEL, "--mmlu", QUESTIONS, "--per-subject", "3"]
-    given += ["--store", str(inside / "store"), "--out-dir", str(inside / "out")]
-    done = CliRunner().invoke(commands, [*given, "--condition", "../../../outside"])
-    assert done.exit_code == 0 or isinstance(done.exception, UserError)
+    curves = dict.fromkeys(CURVES, (0.5,))
+    names = ("../../outside", "/outside", "..", "a/../../../outside")
+    conditions = [Landscape(name, name, (1,), curves, 2) for name in names]
+    settings = {"not_measured": [], "command": "", "device": "cpu"}
+    Run({"settings": settings, "versions": {}}, [], [], conditions).write_folder(inside)
+    assert len(list(inside.iterdir())) == len(names) + 1
+    found = json.loads((inside / "results.json").read_text())
+    for name in ("../outside.json", "/etc/passwd", ".."):
+        found["landscapes"] = [name]
+        (inside / "results.json").write_text(json.dumps(found))
+        (tmp_path / "outside.json").write_text(conditions[0].to_json())
+        with pytest.raises(RecordError, match=f"^{inside}"):  # looked for there alone
+            read_run(inside)
+    (tmp_path / "outside.json").unlink()
     assert [path.name for path in tmp_path.iterdir()] == ["inside"]

@@ -3,9 +3,12 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 
 import pytest
+from filelock import FileLock
 
+from harness.cost import counted, read_cost
 from harness.store import Store
 
 
@@ -71,6 +74,46 @@ def test_a_run_that_makes_nothing_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError):
         Store(tmp_path / "new").find_or_make("kind", "key", never, prepare=refuse)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_run_that_waits_for_another_prepares_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    asked: list[str] = []
+    lock = tmp_path / "kind" / "key.lock"
+    lock.parent.mkdir()
+    with FileLock(lock):  # the other run
+        waiting = Thread(
+            target=store.find_or_make, args=("kind", "key", make),
+            kwargs={"prepare": lambda: asked.append("prepared")},
+        )  # fmt: skip
+        waiting.start()
+        waiting.join(0.5)
+        assert waiting.is_alive()
+    waiting.join(20)
+    assert store.find("kind", "key") and not asked
+    store.find_or_make("kind", "other", make, prepare=lambda: asked.append("prepared"))
+    assert asked == ["prepared"]
+
+
+def test_what_killed_runs_left_half_written_is_swept(tmp_path: Path) -> None:
+    left = tmp_path / "kind" / ".key.unfinished"
+    (left / ".state-1").mkdir(parents=True)
+    for name in (".tmpAbC", ".1f.unfinished", ".state-1/weights"):
+        (left / name).touch()
+    (tmp_path / "kind" / ".key.damaged").mkdir()
+    seen: list[str] = []
+    Store(tmp_path).find_or_make("kind", "key", lambda folder: seen.extend(files(folder)))
+    assert seen == [".state-1/weights"]
+    assert not (tmp_path / "kind" / ".key.damaged").exists()
+
+
+def test_what_a_damaged_cost_said_is_forgotten_and_nothing_else(tmp_path: Path) -> None:
+    for text in ("", "[]", '{"seconds": "x"}', "\x00"):
+        (tmp_path / "work").touch()
+        (tmp_path / "cost.json").write_text(text)
+        with counted(tmp_path, "cpu"):
+            pass
+        assert 0 <= read_cost(tmp_path)["seconds"] < 60
 
 
 class Killed(BaseException):

@@ -102,7 +102,7 @@ def extract_into(
             description += f" ({processes.rank + 1} of {processes.count})"
         with _progress(sum(len(files[file]) for file in own), description, log_every) as advance:
             for file in own:
-                if is_whole(file):
+                if is_whole(file, files[file]):
                     advance(len(files[file]))
                 else:
                     if file.exists():

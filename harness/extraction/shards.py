@@ -94,12 +94,13 @@ def shard_file(folder: Path, rows: Sequence[int]) -> Path:
     return folder / f"shard-{digest[:16]}.safetensors"
 
 
-def is_whole(file: Path) -> bool:
-    """Return whether a shard's file is there and has what was written into it."""
+def is_whole(file: Path, rows: Sequence[int]) -> bool:
+    """Return whether the file of the shard of `rows` is there, and is what was written."""
     try:
         with safe_open(file, framework="pt") as held:
             tensors = {name: held.get_tensor(name) for name in held.keys()}
-            return bool((held.metadata() or {}).get(DIGEST) == _digest(tensors))
+            digest = (held.metadata() or {}).get(DIGEST)
+            return digest == _digest(tensors) and tensors["rows"].tolist() == list(rows)
     except (FileNotFoundError, SafetensorError):
         return False
 

@@ -38,7 +38,7 @@ from harness.finetuning.training_state import (
 from harness.memory import keep_freed_memory
 from harness.processes import launched_processes
 from harness.protocol import FineTuning, TrainingOptions, steps_an_epoch
-from harness.schemas import finite
+from harness.schemas import writable
 from harness.training_record import FINAL, RECORD, checkpoint_name
 
 logger = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ class _Training:
         self._save_adapter(FINAL)
         if self.accelerator.is_main_process:
             record = {"FineTuning": asdict(self.settings)} | dict(origin) | asdict(progress)
-            write_whole(self.folder / RECORD, json.dumps(finite(record), indent=1) + "\n")
+            write_whole(self.folder / RECORD, json.dumps(writable(record), indent=1) + "\n")
         self.accelerator.wait_for_everyone()
         return progress
 
@@ -263,7 +263,8 @@ class _Training:
 
     def _resume(self) -> tuple[int, Progress]:
         """Return the steps done and what was told, from the folder's newest state if it has one."""
-        done = launched_processes().agree(newest_state(self.folder))
+        main = self.accelerator.is_main_process
+        done = launched_processes().agree(newest_state(self.folder) if main else 0)
         if not done:
             return 0, Progress()
         tensors, told = load_state(self.folder, done)

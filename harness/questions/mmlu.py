@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Sequence
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,7 +66,7 @@ def _read(source: str, split: str) -> list[Question]:
     # Imported late: a second, and not needed by who only asks for help or reads a record.
     import datasets
 
-    if _looks_local(source) and not Path(source).expanduser().is_dir():
+    if _looks_local(source) and not os.path.isdir(os.path.expanduser(source)):
         raise DatasetError(f"{source}: no such dataset folder; give a folder or a hub name")
     datasets.disable_progress_bars()
     try:
@@ -89,13 +89,14 @@ def _read(source: str, split: str) -> list[Question]:
 def _load(source: str, split: str) -> Any:
     import datasets
 
-    if not Path(source).expanduser().is_dir():
+    folder = os.path.expanduser(source)
+    if not os.path.isdir(folder):
         return datasets.load_dataset(source, CONFIGURATION, split=split)
     # The library's cache can take one local folder for another of the same name and serve its
     # rows, so a folder is read anew.
     with tempfile.TemporaryDirectory() as cache:
         return datasets.load_dataset(
-            str(Path(source).expanduser()),
+            folder,
             CONFIGURATION,
             split=split,
             cache_dir=cache,
@@ -111,7 +112,7 @@ def _question(source: str, split: str, index: int, row: dict[str, object]) -> Qu
     for column, value in (("question", text), ("subject", subject)):
         if not value.strip():
             raise DatasetError(f"{where}: {column!r} is empty; mend or drop the row")
-    if not isinstance(choices, Sequence) or len(choices) != len(LETTERS):
+    if not isinstance(choices, list | tuple) or len(choices) != len(LETTERS):
         raise DatasetError(f"{where}: 'choices' must be {len(LETTERS)} texts; mend or drop the row")
     if not all(isinstance(choice, str) for choice in choices):
         raise DatasetError(f"{where}: 'choices' must be texts; mend or drop the row")
@@ -136,7 +137,7 @@ def _rows(source: str, subset: Subset, questions: Sequence[Question]) -> NDArray
 def _read_rows(file: str, source: str, split: str, count: int) -> NDArray[np.int64]:
     try:
         rows = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # what numpy raises for damaged files has no end
         raise DatasetError(f"{file}: cannot be read as .npy; give a file of row numbers") from error
     if not isinstance(rows, np.ndarray) or rows.ndim != 1 or rows.dtype.kind not in "iu":
         raise DatasetError(f"{file}: not a list of row numbers; save one as .npy")

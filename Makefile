@@ -15,7 +15,7 @@ claims: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest tests -rs --durations 12
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests -rs --durations 12 -n auto --maxprocesses 8 --dist loadfile
 	$(BIN)/pytest claims -rs
 
 lint: $(INSTALLED)

@@ -23,7 +23,7 @@ from fixtures.cases import TOY
 from harness.accuracy import accuracy
 from harness.errors import ModelError
 from harness.finetuning import Exam, Progress, fine_tune
-from harness.finetuning.answer_model import AnswerModel, pad, with_lora
+from harness.finetuning.answer_model import AnswerModel, check_targets, pad, with_lora
 from harness.finetuning.batches import Example, as_examples
 from harness.finetuning.fused_lora import draw_mask, fuse_lora
 from harness.models import load_model
@@ -273,8 +273,12 @@ def test_the_projections_are_found_in_the_model() -> None:
     worn = {name.split(".")[-1] for name in adapted.targeted_module_names}
     assert worn == {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}
     assert all(p.dtype == torch.float32 for p in adapted.parameters() if p.requires_grad)
-    with pytest.raises(ModelError, match="no_proj: not in this model"):
-        with_lora(toy(), FineTuning(target_modules=("no_proj",)))
+    with pytest.raises(ModelError, match="'no_proj' is not in this model; its modules are"):
+        check_targets(toy(), FineTuning(target_modules=("q_proj", "no_proj")))
+    norms = FineTuning(target_modules=("input_layernorm",))
+    check_targets(toy(), norms)
+    with pytest.raises(ModelError, match="input_layernorm: can have no adapter"):
+        with_lora(toy(), norms)
 
 
 def test_fused_layers_compute_what_pefts_do() -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from harness.errors import RecordError
-from reports.run import read_run
+from reports.run import read_run, read_runs
+from reports.view import Report
 
 ROOT = Path(__file__).parents[1]
 RECORDS = sorted((ROOT / "reports" / "recorded").glob("*.json"))
@@ -56,6 +57,15 @@ def test_there_are_records_and_they_hold_no_representations() -> None:
         assert file.stat().st_size < 5_000_000
         settings = read_run(file).environment["settings"]
         assert settings["command"].startswith("pytest claims") and settings["device"]
+
+
+def test_the_gallery_shows_the_records() -> None:
+    """When this fails: landscape report reports/recorded/*.json --out reports/gallery"""
+    shown = Report(read_runs(RECORDS)).show("report.md")
+    assert (ROOT / "reports" / "gallery" / "report.md").read_text(encoding="utf-8") == shown
+    page = (ROOT / "reports" / "gallery" / "report.html").read_text(encoding="utf-8")
+    assert all(model in page for run in read_runs(RECORDS) for model in run.models)
+    assert len(page) < 5_000_000
 
 
 def test_two_records_are_judged_and_shown_side_by_side(tmp_path: Path) -> None:

@@ -4,6 +4,12 @@
 class UserError(Exception):
     """Base of all errors that come from what the user gave; commands exit with status 2."""
 
+    def __str__(self) -> str:
+        """Return the sentence on one line: it quotes names, which may hold any character."""
+        return "".join(
+            char if char.isprintable() else repr(char)[1:-1] for char in super().__str__()
+        )
+
 
 class ModelError(UserError):
     """The model cannot be loaded, or has not what extraction needs."""

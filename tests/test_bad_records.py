@@ -125,7 +125,9 @@ def test_a_record_is_read_and_shown_or_refused(
         "report.md",
     ):
         shown = report.show(template)
-        assert "<b>" not in re.sub(r"<b>[✓✗?mtx.\w -]", "", shown) or template == "report.md"
+        assert (
+            "<b>" not in re.sub(r"<b>(?=</b>|[✓✗?mtx.\w -])", "", shown) or template == "report.md"
+        )
     for kind in ("controls", "variations"):
         report.show("beside.html", kind=kind)
 
@@ -185,6 +187,13 @@ def test_a_record_of_a_training_is_read_or_refused(
         assert isinstance(trained_on(adapter), dict)
     except RecordError as error:
         assert told(error, tmp_path / RECORD)
+
+
+def test_a_sentence_is_one_line_whatever_it_quotes(tmp_path: Path) -> None:
+    file = tmp_path / "curves.json"
+    file.write_text(json.dumps({"models": {"a\n\x1b[31mb\u2028": 1}}))
+    with pytest.raises(RecordError, match=r"models\['a\\n\\x1b\[31mb\\u2028'\]"):
+        read_published(file)
 
 
 def test_half_a_character_is_no_text(tmp_path: Path) -> None:

@@ -25,7 +25,6 @@ from harness.questions.mmlu import load_questions
 from harness.questions.prompts import build_prompt
 from harness.tokenizer import Tokenizer, load_tokenizer
 
-SETTINGS = ExtractionSettings()
 PER_SUBJECT = 40
 PER_SUBJECT_LONG = 160
 
@@ -35,14 +34,16 @@ class Subject:
     model: PreTrainedModel
     tokenizer: Tokenizer
     dataset: str
+    settings: ExtractionSettings
 
 
 @pytest.fixture(scope="module")
 def judged(request: pytest.FixtureRequest) -> Subject:
     name = request.config.getoption("--model") or str(TOY / "model")
     dataset = request.config.getoption("--mmlu") or str(TOY / "questions")
-    model = load_model(name, SETTINGS.precision, default_device())
-    return Subject(model, load_tokenizer(name), dataset)
+    settings = ExtractionSettings(precision=request.config.getoption("--precision"))
+    model = load_model(name, settings.precision, default_device())
+    return Subject(model, load_tokenizer(name), dataset, settings)
 
 
 def prompts_of(judged: Subject, per_subject: int, prompt: PromptFormat) -> list[str]:
@@ -56,7 +57,7 @@ def naive(judged: Subject, prompts: list[str]) -> float:
     device = judged.model.device
     kept: dict[int, torch.Tensor] = {}
     begin = time.perf_counter()
-    with capturing(site_modules(judged.model, SETTINGS.site), kept.__setitem__):
+    with capturing(site_modules(judged.model, judged.settings.site), kept.__setitem__):
         for prompt in prompts:
             ids = torch.tensor([judged.tokenizer(prompt)["input_ids"]], device=device)
             judged.model(input_ids=ids, use_cache=False)
@@ -65,9 +66,9 @@ def naive(judged: Subject, prompts: list[str]) -> float:
     return len(prompts) / (time.perf_counter() - begin)
 
 
-def matrix_rate(device: torch.device) -> float:
-    """Return operations a second of a 4096-cubed bf16 matrix product: the best of some."""
-    one, other = torch.randn(2, 4096, 4096, dtype=torch.bfloat16, device=device)
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Return operations a second of a 4096-cubed matrix product: the best of some."""
+    one, other = torch.randn(2, 4096, 4096, dtype=dtype, device=device)
     best = float("inf")
     for _ in range(12):
         begin = time.perf_counter()
@@ -112,9 +113,10 @@ def test_engine_against_naive(  # type: ignore[no-untyped-def]
     prompt = PromptFormat(shots, order)
     whole = naive(judged, prompts_of(judged, 1, prompt))
     prompts = prompts_of(judged, per_subject, prompt)
-    rate = matrix_rate(judged.model.device)
+    rate = matrix_rate(judged.model.device, judged.model.dtype)
     begin = time.perf_counter()
-    benchmark.pedantic(lambda: extract(judged.model, judged.tokenizer, prompts, SETTINGS), rounds=1)
+    given = (judged.model, judged.tokenizer, prompts, judged.settings)
+    benchmark.pedantic(lambda: extract(*given), rounds=1)
     seconds = time.perf_counter() - begin
     tokens = judged.tokenizer(prompts)["input_ids"]
     distinct = count(build_tree(tokens, least_saving=1))

@@ -38,7 +38,8 @@ def plain(model: PreTrainedModel, settings: FineTuning, examples: list[Example])
 
     def one(example: Example) -> None:
         tokens = torch.tensor([list(example.tokens)], device=model.device)
-        with torch.autocast(model.device.type, torch.bfloat16):
+        mixed = model.dtype is torch.bfloat16
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=mixed):
             logits = adapted(input_ids=tokens, use_cache=False).logits
         answer = torch.tensor([example.answer], device=model.device)
         (F.cross_entropy(logits[0, -1:].float(), answer) / len(batch)).backward()
@@ -81,7 +82,7 @@ def test_engine_against_plain(  # type: ignore[no-untyped-def]
 ) -> None:
     name = request.config.getoption("--model") or str(TOY / "model")
     dataset = request.config.getoption("--mmlu") or str(TOY / "questions")
-    settings = FineTuning()
+    settings = FineTuning(precision=request.config.getoption("--precision"))
     tokenizer = load_tokenizer(name)
     questions = load_questions(dataset, Subset(per_subject=10), 0).questions
     tokens = tokenizer([ask(question) for question in questions])["input_ids"]

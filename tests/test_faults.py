@@ -5,14 +5,10 @@ import json
 import multiprocessing
 import os
 import random
-import re
-import resource
 import shutil
-import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -23,8 +19,6 @@ from safetensors.torch import save_file
 
 from fixtures.cases import TOY
 from harness.checksums import CHECKSUMS
-from harness.disk import write_whole
-from harness.errors import SettingsError
 from harness.fine_tuned import FineTuned
 from harness.measure_folder import layer_files, read_points
 from harness.measurement import Labels, measure_layers
@@ -42,7 +36,6 @@ from harness.store import Store
 from reports.render import render
 from reports.run import Run
 from tests import written
-from tests.trying import refused
 
 ROOT = Path(__file__).parents[1]
 MODEL, QUESTIONS = str(TOY / "model"), str(TOY / "questions")
@@ -269,207 +262,3 @@ def test_clocks_that_go_back_change_nothing(undisturbed: Path, tmp_path: Path) -
     computed = tmp_path / "computed"
     finish(start(whole_run, tmp_path / "store", tmp_path / "out", computed))
     assert found(tmp_path / "out") == found(undisturbed / "out") and not computed.exists()
-
-
-def command(*given: str, limit: int | None = None) -> "subprocess.Popen[str]":
-    """Start a command; limit: the most bytes that it may write into one file."""
-
-    def limited() -> None:
-        if limit:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    return subprocess.Popen(
-        [sys.executable, "-m", *given], cwd=ROOT, text=True, preexec_fn=limited,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-
-
-def apart(given: list[str], folder: Path) -> list[str]:
-    """Return a command that does the same in another store, from nothing."""
-    place = given.index("--store") + 1
-    return [*given[:place], str(folder / "apart"), *given[place + 1 :]]
-
-
-def results(given: list[str], folder: Path) -> dict[str, object]:
-    """Run a command to its end, and return what it made."""
-    done = command(*given)
-    printed, errors = done.communicate(timeout=300)
-    assert done.returncode == 0, errors
-    if given[1] == "measure":
-        return written.landscape(Path(given[given.index("--out") + 1]))
-    adapters = Path(printed.strip().splitlines()[-1])
-    record = json.loads((adapters / "training.json").read_text())
-    weights = {
-        str(file.relative_to(adapters)): file.read_bytes()
-        for file in adapters.glob("*/adapter_model.safetensors")
-    }
-    assert weights
-    return {"loss": record["loss"], "validation": record["validation"], **weights}
-
-
-TOY_IN_FLOAT32 = ["--model", MODEL, "--mmlu", QUESTIONS, "--precision", "float32"]
-CLAIMS = ["pytest", "claims", *TOY_IN_FLOAT32, "--shots", "0"]
-MEASURE = ["harness.cli", "measure", *TOY_IN_FLOAT32, "--per-subject", "3"]
-FINETUNE = ["harness.cli", "finetune", *TOY_IN_FLOAT32, "--epochs", "1",
-            "--samples-per-subject", "2", "--per-subject", "3"]  # fmt: skip
-
-
-@pytest.mark.parametrize("stage", [MEASURE, FINETUNE], ids=["measure", "finetune"])
-def test_a_file_that_may_not_grow(tmp_path: Path, stage: list[str]) -> None:
-    given = [*stage, "--store", str(tmp_path / "store")]
-    if stage is MEASURE:
-        given += ["--out", str(tmp_path / "landscape.json"), "--per-subject", "80"]
-    starved = command(*given, limit=1_000_000)
-    out, errors = starved.communicate(timeout=120)
-    assert starved.returncode == 2, out + errors
-    assert "store: cannot be written (File too large)" in errors and "Traceback" not in errors
-    assert not (tmp_path / "landscape.json").exists()
-    assert results(given, tmp_path) == results(apart(given, tmp_path), tmp_path)
-
-
-REPORTING = """
-import sys, pytest, reports.render
-def stopped(runs, folder):
-    raise KeyboardInterrupt
-reports.render.render = stopped
-sys.exit(pytest.main(sys.argv[1:]))
-"""
-
-
-def test_ctrl_c_while_the_report_is_made_is_status_130(tmp_path: Path) -> None:
-    curves = ROOT / "reports" / "published-curves.json"
-    given = ["claims", "--published", str(curves), "--claim", "answers-late"]
-    out = tmp_path / "out"
-    done = subprocess.run(
-        [sys.executable, "-c", REPORTING, *given, "--out", out],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 130 and "Traceback" not in done.stderr, done.stderr
-    assert (out / "results.json").exists()
-    assert command("harness.cli", "report", str(out)).wait(120) == 0
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "none", disk], capture_output=True, check=False
-    )
-    if done.returncode:
-        pytest.skip("may not mount a small disk here (only root may)")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
-
-
-def test_a_full_disk_and_one_that_cannot_be_written(small_disk: Path, tmp_path: Path) -> None:
-    given = [*MEASURE, "--store", str(small_disk / "store"), "--out", str(tmp_path / "one.json")]
-    full = command(*given)
-    out, errors = full.communicate(timeout=120)
-    assert full.returncode == 2, out + errors
-    assert "store: cannot be written (No space left on device)" in errors
-    assert "Traceback" not in errors and not (tmp_path / "one.json").exists()
-    subprocess.run(["mount", "-o", "remount,size=100m", small_disk], check=True)
-    assert command(*given).wait(120) == 0
-    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    again = [*given[:-1], str(tmp_path / "other.json")]
-    assert command(*again).wait(120) == 0  # what is there can be read
-    elsewhere = results(apart(given, tmp_path), tmp_path)
-    for name in ("one.json", "other.json"):
-        assert written.landscape(tmp_path / name) == elsewhere
-    other = command(*again, "--shots", "1")
-    _, errors = other.communicate(timeout=120)
-    assert other.returncode == 2 and "cannot be written (Read-only file system)" in errors
-
-
-def test_of_two_processes_one_is_killed_and_then_the_disk_is_read_only(
-    small_disk: Path, tmp_path: Path
-) -> None:
-    subprocess.run(["mount", "-o", "remount,size=100m", small_disk], check=True)
-    extract = ["harness.cli", "extract", *TOY_IN_FLOAT32]
-    extract += ["--per-subject", "12", "--token-budget", "16", "--store", str(small_disk / "store")]
-    both = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", *extract]
-    launcher = command(*both)
-    shards = (small_disk / "store" / "representations").glob
-    while len(list(shards(".*.unfinished/shard-*"))) < 2:
-        assert launcher.poll() is None, launcher.communicate()
-        time.sleep(0.005)
-    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
-    os.kill(int(children[-1]), signal.SIGKILL)
-    launcher.communicate(timeout=120)
-    assert launcher.returncode not in (0, 2) and not list(shards("[!.]*/shard-*"))
-    kept = {file.name: file.stat().st_mtime_ns for file in shards(".*.unfinished/shard-*")}
-    assert len(kept) >= 2
-    printed = []
-    for options in ("remount", "remount,ro"):
-        subprocess.run(["mount", "-o", options, small_disk], check=True)
-        out, errors = command(*both).communicate(timeout=120)
-        printed += out.splitlines()
-        assert len(printed) == 1 or printed[0] == printed[-1], errors
-    entry = Path(printed[0])
-    assert len(printed) == 2 and entry.is_relative_to(small_disk)
-    found = {file.name: file.stat().st_mtime_ns for file in entry.glob("shard-*")}
-    assert kept.items() <= found.items()
-    alone, errors = command(*apart(extract, tmp_path)).communicate(timeout=120)
-    for file in Path(alone.strip()).glob("shard-*"):
-        assert file.read_bytes() == (entry / file.name).read_bytes(), errors
-
-
-@pytest.mark.parametrize(
-    "given",
-    [MEASURE, [*MEASURE, "--shots", "1"], FINETUNE, CLAIMS],
-    ids=["measure", "with-shots", "finetune", "claims"],
-)
-def test_ctrl_c_is_status_130_and_the_next_run_goes_on(tmp_path: Path, given: list[str]) -> None:
-    store, out = tmp_path / "store", tmp_path / "out"
-    given = [*given, "--store", str(store)]
-    given += ["--per-subject", "40"] if given[1] != "finetune" else ["--samples-per-subject", "8"]
-    if given[1] != "finetune":
-        given += ["--out", str(out)]
-    stopped = command(*given)
-    assert stopped.stderr
-    # Its bar is there: what is interrupted is the work, and not some library that is imported.
-    shown = ""
-    while not re.search(r"(extract|fine-tune): +[1-9]", shown):
-        shown += stopped.stderr.read(1)
-        assert stopped.poll() is None, stopped.communicate()
-    stopped.send_signal(signal.SIGINT)
-    printed, errors = stopped.communicate(timeout=120)
-    assert stopped.returncode == 130, printed + errors
-    assert "Traceback" not in errors and not out.exists()
-    if given[0] != "pytest":
-        assert results(given, tmp_path) == results(apart(given, tmp_path), tmp_path)
-        return
-    kept = {path.name: path.stat().st_mtime_ns for path in store.rglob("shard-*")}
-    again = command(*given)
-    _, errors = again.communicate(timeout=300)
-    assert again.returncode in (0, 1) and (out / "results.json").exists(), errors
-    # They go on too: what was extracted is as it was.
-    found = {path.name: path.stat().st_mtime_ns for path in store.rglob("shard-*")}
-    assert kept.items() <= found.items()
-
-
-def test_a_folder_that_may_not_be_written_is_refused_before_the_work(
-    small_disk: Path, tmp_path: Path
-) -> None:
-    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    common = ["--model", MODEL, "--mmlu", QUESTIONS, "--store", str(tmp_path / "store")]
-    out = str(small_disk / "out")
-    refused(["extract", *common, "--out-dir", out], f"{out}: may not be written", tmp_path)
-    refused(["finetune", *common, "--output-dir", out], f"{out}: may not be written", tmp_path)
-    refused(["report", "reports/recorded/toy.json", "--out", out], "may not be written", tmp_path)
-
-
-def test_what_the_disk_refuses_is_one_sentence(tmp_path: Path) -> None:
-    write_whole(tmp_path / "file", "old")
-    with pytest.raises(SettingsError, match=r"file/inside: cannot be written \(Not a directory\)"):
-        write_whole(tmp_path / "file" / "inside", "new")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
-    try:
-        with pytest.raises(SettingsError, match=r"file: cannot be written \(File too large\)"):
-            write_whole(tmp_path / "file", "longer than ten bytes")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert (tmp_path / "file").read_text() == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -1,0 +1,66 @@
+"""Ctrl-C at any stage: status 130, no traceback, and the next run goes on."""
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.running import CLAIMS, FINETUNE, MEASURE, ROOT, apart, command, results
+
+REPORTING = """
+import sys, pytest, reports.render
+def stopped(runs, folder):
+    raise KeyboardInterrupt
+reports.render.render = stopped
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+
+
+def test_ctrl_c_while_the_report_is_made_is_status_130(tmp_path: Path) -> None:
+    curves = ROOT / "reports" / "published-curves.json"
+    given = ["claims", "--published", str(curves), "--claim", "answers-late"]
+    out = tmp_path / "out"
+    done = subprocess.run(
+        [sys.executable, "-c", REPORTING, *given, "--out", out],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 130 and "Traceback" not in done.stderr, done.stderr
+    assert (out / "results.json").exists()
+    assert command("harness.cli", "report", str(out)).wait(120) == 0
+
+
+@pytest.mark.parametrize(
+    "given",
+    [MEASURE, [*MEASURE, "--shots", "1"], FINETUNE, CLAIMS],
+    ids=["measure", "with-shots", "finetune", "claims"],
+)
+def test_ctrl_c_is_status_130_and_the_next_run_goes_on(tmp_path: Path, given: list[str]) -> None:
+    store, out = tmp_path / "store", tmp_path / "out"
+    given = [*given, "--store", str(store)]
+    given += ["--per-subject", "40"] if given[1] != "finetune" else ["--samples-per-subject", "8"]
+    if given[1] != "finetune":
+        given += ["--out", str(out)]
+    stopped = command(*given)
+    assert stopped.stderr
+    # Its bar is there: what is interrupted is the work, and not some library that is imported.
+    shown = ""
+    while not re.search(r"(extract|fine-tune): +[1-9]", shown):
+        shown += stopped.stderr.read(1)
+        assert stopped.poll() is None, stopped.communicate()
+    stopped.send_signal(signal.SIGINT)
+    printed, errors = stopped.communicate(timeout=120)
+    assert stopped.returncode == 130, printed + errors
+    assert "Traceback" not in errors and not out.exists()
+    if given[0] != "pytest":
+        assert results(given, tmp_path) == results(apart(given, tmp_path), tmp_path)
+        return
+    kept = {path.name: path.stat().st_mtime_ns for path in store.rglob("shard-*")}
+    again = command(*given)
+    _, errors = again.communicate(timeout=300)
+    assert again.returncode in (0, 1) and (out / "results.json").exists(), errors
+    # They go on too: what was extracted is as it was.
+    found = {path.name: path.stat().st_mtime_ns for path in store.rglob("shard-*")}
+    assert kept.items() <= found.items()

@@ -6,6 +6,8 @@ TORCH := 2.13.0
 # Where pip finds torch's CPU build if its own index has none.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 export HF_HUB_DISABLE_TELEMETRY := 1
+# The toy is too small for two threads, and tests run side by side.
+export OMP_NUM_THREADS ?= 1
 
 .PHONY: claims test lint clean
 
@@ -15,7 +17,7 @@ claims: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests -rs --durations 12 -n auto --maxprocesses 8 --dist loadfile
+	$(BIN)/pytest tests -rs --durations 12 -n auto --maxprocesses 8 --dist loadfile
 	$(BIN)/pytest claims -rs
 
 lint: $(INSTALLED)

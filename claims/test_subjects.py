@@ -147,13 +147,16 @@ def test_with_shots_the_grouping_by_subject_fades(landscapes: ConditionSet, judg
     does is to let go of it.
     """
 
+    def early(of: ConditionSet) -> float:
+        return of.most_shots.curve("ari_subjects").between(0, 0.5).maximum
+
     def lost(of: ConditionSet) -> float:
         few = of.most_shots.curve("ari_subjects")
-        early = few.between(0, 0.5).maximum
         # Of next to nothing no share can be told.
-        return 1 - few.between(0.6, 1).median / early if early >= GROUPED else math.nan
+        before = early(of)
+        return 1 - few.between(0.6, 1).median / before if before >= GROUPED else math.nan
 
-    if math.isnan(lost(landscapes)):
+    if early(landscapes) < GROUPED:
         pytest.skip(f"is about models whose early layers group by subject (ARI {GROUPED} or more)")
     # 0.5: most of it. The authors' own curves have 0.95 or more.
     judge(

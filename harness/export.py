@@ -45,13 +45,11 @@ def new_folder(folder: Path) -> Iterator[Path]:
         unfinished.mkdir()
         try:
             yield unfinished
+            if not unfinished.is_dir():
+                raise SettingsError(f"{folder}: another run writes it too; give each its own")
             if folder.exists():
                 folder.rmdir()
             unfinished.rename(folder)
-        except FileNotFoundError as error:
-            raise SettingsError(
-                f"{folder}: another run writes it too; give each its own"
-            ) from error
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise

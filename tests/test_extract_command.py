@@ -70,6 +70,8 @@ def test_equal_prompts_once() -> None:
 
 
 def test_workers_tokenize_alike() -> None:
+    cut = [ids[-3:] for ids in TOKENIZER(PROMPTS)["input_ids"]]
+    assert tokenize(TOKENIZER, PROMPTS, CONFIG, max_length=3) == cut
     assert tokenize(TOKENIZER, PROMPTS, CONFIG, workers=2) == TOKENIZER(PROMPTS)["input_ids"]
 
 

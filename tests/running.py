@@ -12,7 +12,7 @@ from tests import written
 ROOT = Path(__file__).parents[1]
 MODEL, QUESTIONS = str(TOY / "model"), str(TOY / "questions")
 TOY_IN_FLOAT32 = ["--model", MODEL, "--mmlu", QUESTIONS, "--precision", "float32"]
-CLAIMS = ["pytest", "claims", *TOY_IN_FLOAT32, "--shots", "0"]
+CLAIMS = ["pytest", "claims", *TOY_IN_FLOAT32, "--shots", "0,1"]
 MEASURE = ["harness.cli", "measure", *TOY_IN_FLOAT32, "--per-subject", "3"]
 FINETUNE = ["harness.cli", "finetune", *TOY_IN_FLOAT32, "--epochs", "1",
             "--samples-per-subject", "2", "--per-subject", "3"]  # fmt: skip

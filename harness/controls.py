@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -39,6 +40,11 @@ def null_controls(seeds: int) -> dict[str, Control]:
         "mixed-shots": Control(shots="mixed"),
         SHUFFLED_LABELS: Control(labels="shuffled"),
     }
+
+
+def kind_of(name: str) -> str:
+    """Return the name in MEANING of a control: its own, without a seed."""
+    return re.sub(r"-\d+$", "", name)
 
 
 def control_landscapes(

@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from harness.controls import MEANING, TRAINED
+from harness.controls import MEANING, TRAINED, kind_of
 from harness.landscape import PUBLISHED, Landscape, read_published
 from harness.questions.categories import CATEGORIES
 from reports import figures
@@ -307,11 +307,8 @@ def by_name(findings: Iterable[Table]) -> dict[str, Table]:
 
 def meanings(names: Iterable[str]) -> dict[str, str]:
     """Return what each of some controls is; those with random weights once, without their seed."""
-    return {
-        known: meaning
-        for known, meaning in MEANING.items()
-        if any(re.fullmatch(rf"{re.escape(known)}(-\d+)?", name) for name in names)
-    }
+    kinds = {kind_of(name) for name in names}
+    return {known: meaning for known, meaning in MEANING.items() if known in kinds}
 
 
 def _kind(control: str) -> str:

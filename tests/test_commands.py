@@ -40,7 +40,9 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
         (["--record", "r.json", "--claim", "hierarchy"], "--record writes all claims; leave"),
         (["--recorded", "reports/recorded/toy.json", "--controls"], "--controls measures, --recor"),
         (["--store", "/proc/nowhere/store", "--claim", "answers-late"], "/proc/nowhere"),
-        (["--epochs", "2"], "--preset, --epochs and --train-from-test need --fine-tune"),
+        (["--epochs", "2"], "--preset and --epochs need --fine-tune"),
+        (["--train-from-test", "0"], "--train-from-test is 0; give 1 or more"),
+        (["--control", "no-such"], "unknown control 'no-such'; choose from random-weights, embed"),
         (["--fine-tune", "--epochs", "0"], "--epochs is 0; give 1 or more"),
         (["--fine-tune", "--preset", "9b", "--model", MODEL], "unknown preset '9b'"),
     ],
@@ -123,3 +125,28 @@ def test_measure_writes_a_landscape_and_refuses_an_unknown_site(tmp_path: Path) 
     assert done.returncode == 2 and "is a folder" in done.stderr
     done = run("harness.cli", "measure", *common, "--site", "nowhere")
     assert done.returncode == 2 and "unknown site 'nowhere'" in done.stderr
+
+
+def test_only_the_named_controls_are_measured_and_no_question_that_is_kept_for_training(
+    tmp_path: Path,
+) -> None:
+    record, trained = tmp_path / "record.json", tmp_path / "trained.json"
+    common = ["pytest", "claims", "--model", MODEL, "--mmlu", QUESTIONS, "--per-subject", "5"]
+    common += ["--shots", "0,1", "--precision", "float32", "--train-from-test", "3"]
+    common += ["--store", str(tmp_path / "store"), "--out", str(tmp_path / "out")]
+    named = ["--control", "random-weights", "--control", "embeddings", "--control-seeds", "2"]
+    done = run(*common, *named, "--record", str(record))
+    assert record.is_file(), done.stdout + done.stderr
+    found = json.loads(record.read_text())["landscapes"]
+    controls = {None, "random-weights-0", "random-weights-1", "embeddings"}
+    assert {one["control"] for one in found} == controls
+    done = run(*common, "--fine-tune", "--epochs", "1", "--record", str(trained))
+    assert trained.is_file(), done.stdout + done.stderr
+    (after,) = (
+        one for one in json.loads(trained.read_text())["landscapes"]
+        if one["condition"] == "fine-tuned"
+    )  # fmt: skip
+    assert after["origin"]["Subset"]["without"]["per_subject"] == 3
+    assert {one["origin"]["questions_fingerprint"] for one in found} == {
+        after["origin"]["questions_fingerprint"]
+    }

@@ -228,15 +228,13 @@ def test_a_record_keeps_controls_variations_and_trees_apart(
     assert list(read.controls) == ["embeddings"] and list(read.variations) == ["Z 0"]
 
 
-def test_a_control_whose_prompts_are_too_long_is_left_out_with_the_reason(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_control_whose_prompts_are_too_long_is_left_out_with_the_reason(tmp_path: Path) -> None:
     model = shutil.copytree(TOY / "model", tmp_path / "short")
     questions = str(TOY / "questions")
     shots, subset = (0, 1), Subset(per_subject=6)
     request = Request(
         str(model), questions, None, shots, subset, ExtractionSettings(), tmp_path / "store",
-        control_seeds=1,
+        controls={"mixed-shots": Control(shots="mixed")},
     )  # fmt: skip
 
     def longest(control: Control | None = None) -> int:
@@ -244,12 +242,10 @@ def test_a_control_whose_prompts_are_too_long_is_left_out_with_the_reason(
         tokenizer = load_tokenizer(str(model))
         return max(map(len, tokenizer(asked.prompts(PromptFormat(1)))["input_ids"]))
 
-    mixed = Control(shots="mixed")
-    assert longest(mixed) > longest()
+    assert longest(request.controls["mixed-shots"]) > longest()
     config = json.loads((model / "config.json").read_text())
     config["max_position_embeddings"] = longest()
     (model / "config.json").write_text(json.dumps(config))
-    monkeypatch.setattr("fixtures.cases.null_controls", lambda seeds: {"mixed-shots": mixed})
     (case,) = request.cases()
     case.check()
     measured = case.landscapes()

@@ -1,15 +1,9 @@
-"""The paper's section 4.3: the answers are modes of the late layers only, and of fine-tuned ones.
-
-Depths are relative, as in `test_two_phases`: early is up to 0.4, late is from 0.6.
-"""
+"""The paper's section 4.3: the answers are modes of late layers only, and of fine-tuned ones."""
 
 import pytest
 
+from claims.scope import EARLY, GUESSING, LATE, MODERATE_ACCURACY
 from fixtures.conditions import ConditionSet, Judge
-
-EARLY, LATE = (0.0, 0.4), (0.6, 1.0)
-# Above this the paper sees few-shot landscapes come close to fine-tuned ones.
-MODERATE_ACCURACY = 0.75
 
 
 @pytest.mark.claim("answers-late")
@@ -64,7 +58,7 @@ def test_fine_tuned_late_layers_group_by_answer(landscapes: ConditionSet, judge:
 def test_few_shot_late_layers_stay_mixed(landscapes: ConditionSet, judge: Judge) -> None:
     """In models of moderate accuracy the late few-shot layers do not group by answer."""
     few = landscapes.most_shots
-    if few.accuracy is not None and few.accuracy > MODERATE_ACCURACY:
+    if few.accuracy is not None and not GUESSING <= few.accuracy <= MODERATE_ACCURACY:
         pytest.skip(f"is about models of moderate accuracy; this one has {few.accuracy:.2f}")
     # 0.05: what the paper gives for Llama-3-8b and Mistral. The median, since single layers of
     # the authors' own curves reach 0.11.

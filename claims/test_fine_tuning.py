@@ -1,13 +1,15 @@
 """Where the paper compares fine-tuning with the model before it, and with shots."""
 
+import math
+
 import pytest
 
+from claims.scope import EARLY, GUESSING, HIGH_ACCURACY, LATE
 from fixtures.conditions import ConditionSet, Judge
 from harness.landscape import OVERLAP
 
-CHANCE = 0.25
-HIGH_ACCURACY = 0.75
-LATE = (0.5, 0.97)  # the paper's layers 40 to 77 of 80
+CONVERGING = (0.5, 0.97)  # the paper's layers 40 to 77 of 80
+GROUPED = 0.1  # ARI from which on layers group by answer, as in `answers-fine-tuned`
 
 
 @pytest.mark.claim("fine-tuning-is-late")
@@ -16,7 +18,7 @@ def test_fine_tuning_changes_the_late_layers_most(landscapes: ConditionSet, judg
 
     def fall(of: ConditionSet) -> float:
         kept = of.last_checkpoint.curve(OVERLAP)
-        return kept.between(0, 0.4).median - kept.between(0.6, 1).median
+        return kept.between(*EARLY).median - kept.between(*LATE).median
 
     # 0.1: half of the paper's falls, 0.5 to 0.3 (Llama-3-8b, Mistral) and 0.6 to 0.4 (Llama-3-70b).
     # What a random change of the same size would give is not known: it too adds up with depth.
@@ -36,7 +38,7 @@ def test_shots_and_fine_tuning_answer_equally_well(landscapes: ConditionSet, jud
         return abs(of.most_shots.known_accuracy - of.fine_tuned.known_accuracy)
 
     best = max(one.known_accuracy for one in (landscapes.most_shots, landscapes.fine_tuned))
-    if best < CHANCE + 0.05:
+    if best < GUESSING:
         pytest.skip(f"is about models that learn to answer; this one guesses ({best:.2f})")
     # 0.05: the paper says close and gives no size; five answers in a hundred.
     judge(
@@ -57,8 +59,12 @@ def test_in_accurate_models_shots_group_by_answer_too(
         pytest.skip(f"is about models above 75 %; this one has {tuned.accuracy:.2f}")
 
     def share(of: ConditionSet) -> float:
-        few, tuned = (one.curve("ari_answers") for one in (of.most_shots, of.fine_tuned))
-        return few.between(*LATE).median / tuned.between(*LATE).median
+        few, tuned = (
+            one.curve("ari_answers").between(*CONVERGING).median
+            for one in (of.most_shots, of.fine_tuned)
+        )
+        # Of layers that do not group by answer, none can be told to be near to them.
+        return min(few, tuned) / max(few, tuned) if tuned >= GROUPED else math.nan
 
     # 0.7: the paper's 0.35 to 0.40 with shots, of 0.45 fine-tuned (Llama-3-70b), is 0.78 or more.
     # In the models below 75 % the authors' own curves have 0.4 or less.

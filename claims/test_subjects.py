@@ -5,11 +5,12 @@ import math
 import numpy as np
 import pytest
 
+from claims.scope import LATE
 from fixtures.conditions import ConditionSet, Judge
 from fixtures.verdict import OURS
 from harness.landscape import PUBLISHED, Landscape
 
-LOW_ACCURACY, HIGH_ACCURACY = 0.56, 0.62
+FEW_RIGHT, MANY_RIGHT = 0.56, 0.62  # accuracies between which the paper's models change sides
 GROUPED = 0.1  # ARI of early layers from which on it is told how much of it is lost
 
 
@@ -51,10 +52,7 @@ def test_early_peaks_are_subjects_with_shots(landscapes: ConditionSet, judge: Ju
     )
 
 
-@pytest.mark.claim(
-    "subjects-more-shots",
-    exceptions={"toy": "the toy's grouping by subject hardly grows with shots"},
-)
+@pytest.mark.claim("subjects-more-shots")
 def test_more_shots_group_better_earlier_and_more_narrowly(
     landscapes: ConditionSet, judge: Judge
 ) -> None:
@@ -119,17 +117,21 @@ def test_the_dendrogram_puts_kindred_subjects_together(
     )
 
 
-@pytest.mark.claim("subjects-accuracy")
+@pytest.mark.claim(
+    "subjects-accuracy",
+    exceptions={"llama-2-13b": "the paper's own curve reaches 0.22 with an accuracy below 56 %"},
+)
 def test_better_models_group_by_subject_without_shots(
     landscapes: ConditionSet, judge: Judge
 ) -> None:
     """Without shots, models that answer well group by subject, and models that do not hardly do."""
     zero = landscapes.zero_shot
     accuracy = zero.known_accuracy
-    if LOW_ACCURACY <= accuracy <= HIGH_ACCURACY:
+    low, high = zero.accuracy_interval or (accuracy, accuracy)
+    if low <= MANY_RIGHT and high >= FEW_RIGHT:
         pytest.skip(f"is about models below 56 % or above 62 %; this one has {accuracy:.2f}")
     # The paper: about 0.25 above 62 % accuracy, less than 0.18 below 56 %.
-    good = accuracy > HIGH_ACCURACY
+    good = accuracy > MANY_RIGHT
     judge(
         lambda of: of.zero_shot.curve("ari_subjects").maximum,
         at_least=0.18 if good else None,
@@ -143,8 +145,8 @@ def test_better_models_group_by_subject_without_shots(
 def test_with_shots_the_grouping_by_subject_fades(landscapes: ConditionSet, judge: Judge) -> None:
     """With shots, the late layers have lost most of the early ones' grouping by subject.
 
-    Prompts with shots carry their subject into any network, trained or not: what a trained one
-    does is to let go of it.
+    Prompts with shots carry their subject into any network, trained or not: what is left to ask of
+    a trained one is whether it lets go of it.
     """
 
     def early(of: ConditionSet) -> float:
@@ -154,7 +156,7 @@ def test_with_shots_the_grouping_by_subject_fades(landscapes: ConditionSet, judg
         few = of.most_shots.curve("ari_subjects")
         # Of next to nothing no share can be told.
         before = early(of)
-        return 1 - few.between(0.6, 1).median / before if before >= GROUPED else math.nan
+        return 1 - few.between(*LATE).median / before if before >= GROUPED else math.nan
 
     if early(landscapes) < GROUPED:
         pytest.skip(f"is about models whose early layers group by subject (ARI {GROUPED} or more)")

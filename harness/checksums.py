@@ -20,7 +20,7 @@ def seal(folder: Path, files: Iterable[Path] | None = None) -> None:
     """
     digests = {}
     for file in _files(folder) if files is None else files:
-        digests[Path(os.path.relpath(file, folder)).as_posix()] = _digest(file)
+        digests[Path(os.path.relpath(file, folder)).as_posix()] = file_digest(file)
         sync(file)
     write_whole(folder / CHECKSUMS, json.dumps(digests, indent=1, sort_keys=True) + "\n")
 
@@ -44,12 +44,12 @@ def damaged(folder: Path, only_listed: bool = False) -> str | None:
     there = set() if only_listed else {one.relative_to(folder).as_posix() for one in _files(folder)}
     for name in sorted(sealed.keys() | there):
         path = folder / name
-        if name not in sealed or not path.is_file() or _digest(path) != sealed[name]:
+        if name not in sealed or not path.is_file() or file_digest(path) != sealed[name]:
             return name
     return None
 
 
-def _digest(file: Path) -> str:
+def file_digest(file: Path) -> str:
     """Return the SHA-256 of a file."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from harness.landscape import Landscape
+from harness.landscape import Draw, Landscape
 from harness.pipeline import Experiment
 from harness.protocol import Control, PromptFormat
+
+Values = tuple[float, ...]  # of a curve
 
 # What labels cannot change: that a control of labels leaves them as they are says nothing.
 UNLABELLED = ("intrinsic_dimension", "density_peaks", "core_fraction")
@@ -18,11 +20,12 @@ UNLABELLED = ("intrinsic_dimension", "density_peaks", "core_fraction")
 # give by chance, and not what it would do without having learnt.
 OTHER_SHOTS = ("other-shots", "other-shots-by-shots", "mixed-shots")
 SHUFFLED_LABELS = "shuffled-labels"
+RANDOM_WEIGHTS = "random-weights"
 TRAINED = (*OTHER_SHOTS, SHUFFLED_LABELS)
 
 MEANING = {
-    "random-weights": "the same architecture with weights as drawn, never trained",
-    "embeddings": "no network: the mean of the prompt's input embeddings",
+    RANDOM_WEIGHTS: "the same architecture with weights as drawn, never trained",
+    "embeddings": "no network: the mean of the prompt's input embeddings, the model's own",
     "other-shots": "shots of another subject than the question's, judged by the question's subject",
     "other-shots-by-shots": "the same, judged by the subject of the shots",
     "mixed-shots": "every shot of a subject drawn at random",
@@ -32,7 +35,7 @@ MEANING = {
 
 def null_controls(seeds: int) -> dict[str, Control]:
     """Return the controls by name; `random-weights-0` ... over so many seeds."""
-    random = {f"random-weights-{seed}": Control("random", seed=seed) for seed in range(seeds)}
+    random = {f"{RANDOM_WEIGHTS}-{seed}": Control("random", seed=seed) for seed in range(seeds)}
     return random | {
         "embeddings": Control("none"),
         "other-shots": Control(shots="other"),
@@ -81,42 +84,33 @@ def control_landscapes(
         if control.weights == "none":
             landscape = _everywhere(landscape, measured[condition].layer)
         if control.labels == "shuffled":
-            landscape = _labelled_only(landscape)
+            landscape = _changed(landscape, _labelled, landscape.layer)
         found[condition] = landscape
     return found
 
 
 def _everywhere(landscape: Landscape, layers: tuple[int, ...]) -> Landscape:
-    """Return a landscape of one layer as one whose layers are all alike, without an accuracy."""
+    """Return a landscape of one layer as one whose layers are all alike."""
+    return _changed(landscape, lambda _, values: values * len(layers), layers)
 
-    def repeated(curves: Mapping[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
-        return {name: values * len(layers) for name, values in curves.items()}
+
+def _labelled(name: str, values: Values) -> Values:
+    """Return a curve, or nothing known of one that labels cannot change."""
+    return tuple(math.nan for _ in values) if name in UNLABELLED else values
+
+
+def _changed(
+    landscape: Landscape, change: Callable[[str, Values], Values], layers: tuple[int, ...]
+) -> Landscape:
+    """Return the landscape, of `layers`, with every curve changed, and without an accuracy."""
+
+    def changed(curves: Mapping[str, Values]) -> dict[str, Values]:
+        return {name: change(name, values) for name, values in curves.items()}
 
     return replace(
         landscape,
         layer=layers,
-        curves=repeated(landscape.curves),
-        draws=tuple(
-            replace(draw, curves=repeated(draw.curves), accuracy=None) for draw in landscape.draws
-        ),
-        accuracy=None,
-    )
-
-
-def _labelled_only(landscape: Landscape) -> Landscape:
-    """Return the landscape without what labels cannot change."""
-
-    def labelled(curves: Mapping[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
-        return {
-            name: tuple(math.nan for _ in values) if name in UNLABELLED else values
-            for name, values in curves.items()
-        }
-
-    return replace(
-        landscape,
-        curves=labelled(landscape.curves),
-        draws=tuple(
-            replace(draw, curves=labelled(draw.curves), accuracy=None) for draw in landscape.draws
-        ),
+        curves=changed(landscape.curves),
+        draws=tuple(Draw(changed(draw.curves)) for draw in landscape.draws),
         accuracy=None,
     )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from harness.disk import check_file, write_whole
 from harness.fine_tuned import split_test
@@ -174,13 +176,19 @@ def measure(
         return
     from harness.measure_folder import measure_folder
 
-    if labels is None or options["model"]:
-        raise click.UsageError("FOLDER needs --labels, and no --model.")
+    context = click.get_current_context()
+    for name in options.keys() - {"condition"}:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name.replace('_', '-')} is of a model, FOLDER needs none")
+    if labels is None:
+        raise click.UsageError("FOLDER needs --labels.")
     landscape, measured = measure_folder(folder, labels, GeometrySettings(), subsamples)
+    if options["condition"]:
+        landscape = replace(landscape, condition=options["condition"])
     write_whole(out, landscape.to_json())
     for layer, one in zip(landscape.layer, measured, strict=True):
         for name, value in one.values.items() if subsamples else ():
             if math.isnan(value):  # what is kindred is known of MMLU's subjects only
                 continue
-            low, high = one.interval(name)
+            low, high = one.extremes(name)
             click.echo(f"layer {layer:3} {name:20} {value:10.4f} {low:10.4f} to {high:10.4f}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import GeometryError, SettingsError
 from harness.landscape import Landscape
+from harness.names import model_name
 from harness.pipeline import Experiment
 from harness.processes import check_spreading, is_spread, launched_processes
 from harness.protocol import (
@@ -74,12 +75,24 @@ class FineTuned:
         batch, processes = self.settings.batch_size, launched_processes().count
         steps = self.settings.most_steps or math.inf
         smallest = batch if steps < steps_an_epoch(count, batch) else count % batch or batch
-        if min(smallest, len(self.validation_questions.questions)) < processes:
+        if smallest < processes:
             raise SettingsError(
                 f"a step has {smallest} questions for {processes} processes; launch fewer, or "
                 "give another --batch-size"
             )
+        asked = len(self.validation_questions.questions)
+        if asked < processes:
+            raise SettingsError(
+                f"split {self.validation!r} has {asked} questions for {processes} processes; "
+                "launch fewer, or give another --validation"
+            )
         check_spreading()
+        kept = self.experiment.store.find("adapters", self._key)
+        if self.experiment.device_map and not kept:
+            raise SettingsError(
+                "a model that needs --device-map is not fine-tuned here; run `accelerate launch "
+                "--use_fsdp ... -m harness.cli finetune` with the same --store first (README)"
+            )
 
     def check_landscapes(self) -> None:
         """Raise a UserError as `check` does, and where the checkpoints could not be measured."""
@@ -164,13 +177,11 @@ class FineTuned:
         from harness.finetuning.answer_model import check_targets
         from harness.finetuning.batches import as_examples
         from harness.models import default_device, load_model
-        from harness.tokenizer import letter_tokens, load_tokenizer, tokenize
+        from harness.tokenizer import letter_tokens, tokenize
 
         experiment, settings = self.experiment, self.settings
         experiment.release()
-        tokenizer = load_tokenizer(
-            experiment.tokenizer or experiment.model, experiment.fast_tokenizer
-        )
+        tokenizer = experiment.loaded_tokenizer
         # FSDP spreads a model that may be too large for one GPU, so it must not go there whole.
         device = torch.device("cpu") if is_spread() else default_device()
         model = load_model(experiment.model, settings.precision, device, experiment.attention)
@@ -200,7 +211,7 @@ class FineTuned:
             self.options,
             exam,
             self._origin(),
-            f"{Path(self.experiment.model).name}: fine-tune",
+            f"{model_name(self.experiment.model)}: fine-tune",
         )
 
     def _release(self) -> None:

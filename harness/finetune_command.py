@@ -83,7 +83,7 @@ DATASET_OPTION = click.option(
 )
 @click.option("--max-length", "--max-seq-length", type=int, help="Tokens; the start is lost.")
 @click.option("--checkpointing-steps", "checkpoints", type=int, help="Checkpoints, log-spaced.")
-@click.option("--precision", help="bfloat16, float16 or float32.")
+@click.option("--precision", help="bfloat16 or float32 [default: bfloat16].")
 @click.option("--seed", type=int)
 @click.option("--token-budget", type=int, help="Tokens a pass [default: the device's].")
 @click.option("--per-device-train-batch-size", type=int, help="Questions a pass, at most.")
@@ -159,6 +159,10 @@ def finetune(**options: Any) -> None:
             training.forget_unfinished()
         launched_processes().wait()
     adapters = training.adapters
+    asked = read_record(adapters).get("validated_on", {}).get("split")
+    if asked not in (None, training.validation) and launched_processes().is_main:
+        # It changes nothing of the adapter, so it is no reason to train again.
+        click.echo(f"its training, in the store, asked {asked!r} meanwhile", err=True)
     if is_spread():
         click.echo("not tested: the model is spread over processes; extract tests it", err=True)
     else:
@@ -182,8 +186,10 @@ def _check_copy(out: Path, training: FineTuned) -> None:
     if not (out / RECORD).is_file():
         check_export(out)
         return
-    kept = read_record(out)
-    if any(kept.get(name) != value for name, value in training.record().items()):
+    kept, wanted = read_record(out), training.record()
+    # The same questions may have been asked for in another way.
+    same = [kept[name] == wanted[name] for name in ("model", "FineTuning", "learnt")]
+    if not all(same):
         raise SettingsError(f"{out}: holds another training; give a new folder as --output-dir")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.names import model_name
 from harness.protocol import PromptFormat
 
 FINE_TUNED = "fine-tuned"
@@ -63,7 +64,7 @@ def plan(
     fine_tune: options of fine-tuning, as typed, but for its folder, `adapter-MODEL` in `out`; its
         final adapter is then measured without shots as the condition `fine-tuned`. None: no such.
     """
-    name = Path(model).name
+    name = model_name(model)
     conditions = {PromptFormat(n).condition: ["--shots", str(n)] for n in shots}
     jobs = []
     if fine_tune is not None:

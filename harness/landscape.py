@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,43 +40,50 @@ OVERLAP = "overlap_with_start"
 
 @dataclass(frozen=True)
 class Curve:
-    """One quantity over relative depth (layer / number of layers, 0 to 1); NaN is not measured."""
+    """One quantity over relative depth (layer / number of layers, 0 to 1).
+
+    NaN is a value that was not measured: what follows is of those that were, and NaN of none.
+    """
 
     depth: NDArray[np.float64]
     values: NDArray[np.float64]
 
     def between(self, low: float, high: float) -> Curve:
-        """Return the part of the curve with low <= relative depth <= high, without NaN."""
+        """Return the part of the curve with low <= relative depth <= high."""
         # A layer at the limit belongs inside, whatever rounding made of its depth.
         inside = (self.depth >= low - 1e-9) & (self.depth <= high + 1e-9)
-        inside &= np.isfinite(self.values)
         return Curve(self.depth[inside], self.values[inside])
+
+    @cached_property
+    def known(self) -> NDArray[np.float64]:
+        """The values that were measured."""
+        found: NDArray[np.float64] = self.values[np.isfinite(self.values)]
+        return found
 
     @property
     def maximum(self) -> float:
-        """The largest value; NaN of an empty curve."""
-        return float(self.values.max()) if len(self.values) else math.nan
+        """The largest value."""
+        return float(self.known.max()) if len(self.known) else math.nan
 
     @property
     def minimum(self) -> float:
-        """The smallest value; NaN of an empty curve."""
-        return float(self.values.min()) if len(self.values) else math.nan
+        """The smallest value."""
+        return float(self.known.min()) if len(self.known) else math.nan
 
     @property
     def median(self) -> float:
-        """The median value; NaN of an empty curve."""
-        return float(np.median(self.values)) if len(self.values) else math.nan
+        """The median value."""
+        return float(np.median(self.known)) if len(self.known) else math.nan
 
     @property
     def mean(self) -> float:
-        """The mean of the values that are known; NaN of an empty curve."""
-        known = self.values[np.isfinite(self.values)]
-        return float(known.mean()) if len(known) else math.nan
+        """The mean value."""
+        return float(self.known.mean()) if len(self.known) else math.nan
 
     @property
     def peak_depth(self) -> float:
-        """The relative depth of the largest value; NaN of an empty curve."""
-        return float(self.depth[self.values.argmax()]) if len(self.values) else math.nan
+        """The relative depth of the largest value."""
+        return float(self.depth[np.nanargmax(self.values)]) if len(self.known) else math.nan
 
     @property
     def centroid(self) -> float:
@@ -86,7 +94,7 @@ class Curve:
     @property
     def width(self) -> float:
         """The share of layers whose value is at least half the largest."""
-        return float((self.values >= self.maximum / 2).mean()) if len(self.values) else math.nan
+        return float((self.known >= self.maximum / 2).mean()) if len(self.known) else math.nan
 
 
 @dataclass(frozen=True)
@@ -133,7 +141,8 @@ class Landscape:
     origin: settings, fingerprints and versions that made it.
     draws: of DRAW_SHARE of the questions each, the same in every condition; or none.
     control, variation: the null control's, or the robustness grid's, name if measured under one.
-    tree: of the layer that groups best by subject; None if that has one peak, or is not known.
+    tree: of the layer of the first half that groups best by subject; None if that has one peak, or
+        is not known.
     """
 
     model: str

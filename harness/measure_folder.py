@@ -22,7 +22,7 @@ from harness.errors import DatasetError, first_line
 from harness.geometry.subsample import draw_subsamples
 from harness.landscape import CURVES, Landscape
 from harness.measurement import Labels, LayerMeasurement, measure_layers
-from harness.protocol import GeometrySettings
+from harness.protocol import DRAW_SHARE, GeometrySettings
 from harness.questions.categories import CATEGORIES
 
 COLUMNS = ("subject", "answer")
@@ -50,7 +50,7 @@ def measure_folder(
         partial(_read, files, len(labels.subjects)),
         labels,
         settings,
-        draw_subsamples(len(labels.subjects), subsamples),
+        draw_subsamples(len(labels.subjects), subsamples, DRAW_SHARE),
         f"{folder.name}: measure",
     )
     return (

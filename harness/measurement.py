@@ -23,7 +23,13 @@ from harness.geometry.density import knn_density, pak_density
 from harness.geometry.density_peaks import DensityPeaks, density_peaks
 from harness.geometry.hierarchy import Dendrogram, category_agreement, dendrogram
 from harness.geometry.intrinsic_dimension import gride
-from harness.geometry.neighbors import Neighbors, Points, first_identical, nearest_neighbors
+from harness.geometry.neighbors import (
+    Neighbors,
+    Points,
+    distinct_points,
+    first_identical,
+    nearest_neighbors,
+)
 from harness.geometry.overlap import representation_overlap
 from harness.geometry.subsample import neighbors_among
 from harness.protocol import GeometrySettings
@@ -62,7 +68,7 @@ class LayerMeasurement:
     values: Values
     subsamples: tuple[Values, ...] = ()
 
-    def interval(self, curve: str) -> tuple[float, float]:
+    def extremes(self, curve: str) -> tuple[float, float]:
         """The smallest and the largest value among the subsamples."""
         found = [values[curve] for values in self.subsamples]
         return min(found), max(found)
@@ -149,7 +155,8 @@ def measure_overlap(
 
     read, read_other: a layer's (N, D) points in each, of the same questions in the same order.
 
-    Raises GeometryError for fewer than k + 1 questions.
+    Raises GeometryError for fewer than k + 1 questions, values that are not finite, or unequal
+    numbers of points.
     Source: `representation_overlap`; the paper compares checkpoints so.
     """
     found = []
@@ -192,7 +199,7 @@ def measure_tree(points: Points, labels: Labels, settings: GeometrySettings) -> 
 
     Raises GeometryError as `measure_layer` does.
     """
-    distinct = np.unique(first_identical(points))
+    distinct = distinct_points(points)
     neighbors = _distinct_neighbors(points[distinct], settings.neighbors)
     peaks = _peaks(neighbors, gride(neighbors, settings.id_k), settings)
     return dendrogram(peaks, labels.of(distinct).subjects) if peaks.count > 1 else None

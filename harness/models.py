@@ -16,16 +16,16 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import is_flash_attn_2_available, logging
 
+from harness.checksums import file_digest
 from harness.errors import ModelError, first_line
-from harness.processes import launched_processes
 
 
 def default_device() -> torch.device:
     """Return this process's GPU, or the CPU where there is none."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    # One process a GPU; beyond one machine's GPUs the count starts again.
-    return torch.device("cuda", launched_processes().rank % torch.cuda.device_count())
+    # One process a GPU of its machine, by the number that the launcher gives it there.
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def load_model(
@@ -34,7 +34,7 @@ def load_model(
     device: torch.device,
     attention: str = "auto",
     adapter: Path | None = None,
-    device_map: str | None = None,
+    device_map: str | dict[str, Any] | None = None,
     offload: Path | None = None,
     random_seed: int | None = None,
 ) -> PreTrainedModel:
@@ -46,8 +46,8 @@ def load_model(
     adapter: a PEFT adapter's folder; it stays beside the weights, since merging would round it.
     device_map: accelerate's; `auto` spreads a model that is too large for one device over all GPUs,
         the memory and, if `offload` names a folder, the disk. `device` is then not used.
-    random_seed: draw the weights from the architecture's own initialization with this seed, on the
-        CPU, and read none.
+    random_seed: draw the weights from the architecture's own initialization with this seed, in the
+        CPU's memory, and read none.
 
     Raises ModelError if there is no such model or adapter, or it cannot be read.
     """
@@ -62,7 +62,8 @@ def load_model(
         flash = is_flash_attn_2_available() and device.type == "cuda" and dtype.itemsize == 2
         attention = "flash_attention_2" if flash else "sdpa"
     if random_seed is not None:
-        return _random_model(name, dtype, attention, random_seed).to(device).eval()
+        drawn = _random_model(name, dtype, attention, random_seed).eval()
+        return _spread(drawn, device_map, offload) if device_map else drawn.to(device)
     options: dict[str, Any] = {"device_map": device_map} if device_map else {}
     if offload:
         options["offload_folder"] = str(offload)
@@ -133,6 +134,24 @@ def _random_model(name: str, dtype: torch.dtype, attention: str, seed: int) -> P
             )
     except Exception as error:  # as above
         raise ModelError(f"{name}: cannot make the model ({first_line(error)})") from error
+
+
+def _spread(
+    model: PreTrainedModel, device_map: str | dict[str, Any], offload: Path | None
+) -> PreTrainedModel:
+    """Return a model that is in memory spread over devices, as `from_pretrained` would have."""
+    from accelerate import dispatch_model, infer_auto_device_map
+
+    if isinstance(device_map, str):
+        whole = model._no_split_modules
+        device_map = infer_auto_device_map(model, no_split_module_classes=list(whole or ()))
+    spread: PreTrainedModel = dispatch_model(
+        model,
+        device_map,
+        offload_dir=offload,
+        skip_keys=model._skip_keys_device_placement,
+    )
+    return spread
 
 
 def _with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
@@ -229,7 +248,5 @@ def _digest(folder: Path) -> str:
     digest = hashlib.sha256()
     names = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")  # the last: tokenizers
     for file in sorted(file for name in names for file in folder.glob(name)):
-        with file.open("rb") as content:
-            sha256 = hashlib.file_digest(content, "sha256").hexdigest()
-        digest.update(f"{file.name}:{sha256}\n".encode())
+        digest.update(f"{file.name}:{file_digest(file)}\n".encode())
     return digest.hexdigest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
@@ -18,6 +18,7 @@ from harness.accuracy import Accuracy, accuracy
 from harness.cost import counted, device_name, read_cost
 from harness.errors import DatasetError, GeometryError
 from harness.landscape import CURVES, OVERLAP, Draw, Landscape, Tree
+from harness.names import dataset_name, model_name
 from harness.processes import launched_processes
 from harness.protocol import (
     DRAW_SHARE,
@@ -35,7 +36,7 @@ from harness.questions.mmlu import load_questions
 from harness.questions.prompts import build_prompt
 from harness.questions.question import LETTERS, Question, QuestionSet
 from harness.store import Store
-from harness.training_record import RECORD, learnt, trained_on, training
+from harness.training_record import RECORD, record_of
 
 if TYPE_CHECKING:
     from harness.measurement import Labels
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
 # Raise one when the code behind it changes its results: what older code kept is then not found.
 EXTRACTION_VERSION = 3
-GEOMETRY_VERSION = 4
+GEOMETRY_VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -129,14 +130,15 @@ class Experiment:
 
         if self.adapter:
             self.check_unseen(self.adapter)
-        letter_tokens(self._tokenizer)
+        letter_tokens(self.loaded_tokenizer)
         if not self.extraction.max_length:
             longest = self.prompts(PromptFormat(self.most_shots))
-            tokenize(self._tokenizer, longest, load_config(self.model))
+            tokenize(self.loaded_tokenizer, longest, load_config(self.model))
 
     def check_unseen(self, adapter: Path) -> None:
         """Raise DatasetError if a question that is analysed has trained `adapter`."""
-        seen = learnt(adapter) & {question.digest for question in self.questions.questions}
+        learnt = (record_of(adapter) or {}).get("learnt", ())
+        seen = {question.digest for question in self.questions.questions}.intersection(learnt)
         if seen:
             raise DatasetError(
                 f"{adapter}: was trained on {len(seen)} of the {len(self.questions.questions)} "
@@ -193,9 +195,11 @@ class Experiment:
         return accuracy(right, [question.subject for question in questions])
 
     def _extraction_key(self, prompt: PromptFormat) -> str:
+        questions = self.questions
         return cache_key(
             self.fingerprint,
-            self.questions.fingerprint,
+            # Without shots the same prompts are asked, whatever others are asked with.
+            questions.shots_fingerprint if prompt.shots else questions.fingerprint,
             prompt,
             self.extraction,
             EXTRACTION_VERSION,
@@ -221,7 +225,7 @@ class Experiment:
         changed = asdict(self.control).items() if self.control else ()
         plain = asdict(Control())
         marks = "".join(f", {key} {value}" for key, value in changed if value != plain[key])
-        return Path(self.model).name + marks
+        return model_name(self.model) + marks
 
     def release(self) -> None:
         """Let the model go, which otherwise stays in memory for the next condition."""
@@ -231,7 +235,8 @@ class Experiment:
             forget_models()
 
     @cached_property
-    def _tokenizer(self) -> Tokenizer:
+    def loaded_tokenizer(self) -> Tokenizer:
+        """The tokenizer. Raises ModelError."""
         from harness.tokenizer import load_tokenizer
 
         return load_tokenizer(self.tokenizer or self.model, self.fast_tokenizer)
@@ -250,7 +255,7 @@ class Experiment:
             self.offload,
             self.control.seed if self.control and self.control.weights == "random" else None,
         )
-        return model, self._tokenizer
+        return model, self.loaded_tokenizer
 
     def _kept(self, prompt: PromptFormat) -> Path:
         # Looked for first: of several processes one measures, and the others do not come here.
@@ -301,14 +306,16 @@ class Experiment:
             for number, draw in enumerate(draws):
                 draw[OVERLAP] = tuple(parts[number] for _, parts in shared)
         right = np.array(self._right(folder))
-        best = layers[int(np.argmax(curves["ari_subjects"]))]
+        # In the first half, as the claims about it do.
+        early = [place for place, layer in enumerate(layers) if 2 * layer <= layers[-1]]
+        best = layers[max(early or [0], key=lambda place: curves["ari_subjects"][place])]
         found = measure_tree(read(best), labels, self.geometry)
         tree = None
         if found:
             linkage = tuple(tuple(row) for row in found.linkage.tolist())
             tree = Tree(best, linkage, found.labels, tuple(found.shares.tolist()))
         return Landscape(
-            Path(self.model).name,
+            model_name(self.model),
             condition,
             tuple(layers),
             curves,
@@ -319,7 +326,7 @@ class Experiment:
                 "cost": {
                     "extraction": read_cost(folder).get("seconds"),
                     "measuring": time.monotonic() - started,
-                    "training": training(self.adapter)[1] if self.adapter else None,
+                    "training": self._training.get("seconds"),
                     "device": read_cost(folder).get("device"),
                 }
             },
@@ -348,11 +355,11 @@ class Experiment:
         """Return what the results in this condition come from: settings, bytes and versions."""
         return {
             "model": self.fingerprint,
-            "dataset": _plain_name(self.dataset),
+            "dataset": dataset_name(self.dataset),
             "questions": len(self.questions.questions),
             "questions_fingerprint": self.questions.fingerprint,
             "trained_on": self._trained_on(),
-            "FineTuning": training(self.adapter)[0] if self.adapter else None,
+            "FineTuning": self._training.get("FineTuning"),
             **{
                 type(part).__name__: asdict(part)
                 for part in (self.subset, prompt, self.extraction, self.geometry, self.control)
@@ -361,18 +368,13 @@ class Experiment:
             "versions": {name: version(name) for name in ("torch", "transformers", "dadapy")},
         }
 
+    @cached_property
+    def _training(self) -> Mapping[str, Any]:
+        """The record of the adapter's training; nothing where there is none."""
+        return (record_of(self.adapter) if self.adapter else None) or {}
+
     def _trained_on(self) -> dict[str, Any] | str | None:
         if self.adapter is None:
             return None
-        found = trained_on(self.adapter)
-        if isinstance(found, dict) and "dataset" in found:
-            found |= {"dataset": _plain_name(found["dataset"])}
-        return found
-
-
-def _plain_name(dataset: str) -> str:
-    """Return a hub name as it is, and of a folder its name alone.
-
-    What comes from it travels, and its fingerprint tells its bytes.
-    """
-    return Path(dataset).name if Path(dataset).is_dir() else dataset
+        found = self._training.get("trained_on")
+        return found | {"dataset": dataset_name(found["dataset"])} if found else "not recorded"

@@ -26,13 +26,6 @@ PRESETS = {
 }
 
 
-def find_preset(name: str) -> Preset:
-    """Return the preset called `name`. Raises SettingsError if there is none."""
-    if name not in PRESETS:
-        raise SettingsError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
-    return PRESETS[name]
-
-
 def choose_preset(name: str, model: str) -> Preset:
     """Return the preset called `name`; `auto` goes by the size of `model`, a folder or hub name.
 
@@ -42,4 +35,6 @@ def choose_preset(name: str, model: str) -> Preset:
 
     if name == "auto":
         name = "70b" if parameter_count(model) >= LARGE else "8b"
-    return find_preset(name)
+    if name not in PRESETS:
+        raise SettingsError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -8,9 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from harness.errors import SettingsError
 
@@ -254,8 +253,8 @@ class TrainingOptions:
         default, and any number of prompts.
     activation_checkpointing: compute activations again instead of keeping them: less memory.
     save_every: steps between two states that a stopped training goes on from.
-    evaluations: times that the validation questions are asked, evenly spaced over the training.
-    baselines: ask them before the first step too.
+    evaluations: times that the validation questions are asked, evenly spaced over the training, and
+        once before its first step; 0 asks never.
     log_lines: lines in the log, evenly spaced; None shows a bar.
     """
 
@@ -264,7 +263,6 @@ class TrainingOptions:
     activation_checkpointing: bool = False
     save_every: int = 50
     evaluations: int = 4
-    baselines: bool = True
     log_lines: int | None = None
 
     def __post_init__(self) -> None:
@@ -287,14 +285,12 @@ def parse_shots(text: str) -> tuple[int, ...]:
 
 def cache_key(*parts: object) -> str:
     """Return the sha256 of the canonical JSON of `parts` (dataclasses, mappings, plain values)."""
-    text = json.dumps([_plain(part) for part in parts], sort_keys=True, separators=(",", ":"))
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=_named)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _plain(part: object) -> object:
-    if isinstance(part, Mapping | str | int | float | list | None):
-        return part
-    return {type(part).__name__: asdict(part)}  # type: ignore[call-overload]
+def _named(part: Any) -> dict[str, Any]:
+    return {type(part).__name__: asdict(part)}
 
 
 def _check_seed(seed: int) -> None:

@@ -26,7 +26,8 @@ def _arguments(command: click.Command, values: Mapping[str, Any]) -> list[str]:
     typed = []
     for option in command.params:
         value = values.get(option.name or "")
-        if isinstance(option, click.Option) and value not in (None, False, option.default):
+        given = value is not None and value is not False  # 0 is a value
+        if isinstance(option, click.Option) and given and value != option.default:
             typed += [option.opts[0]] if option.is_flag else [option.opts[0], str(value)]
     return typed
 
@@ -100,6 +101,11 @@ def submit(
         raise click.UsageError(f"{fine_tune_options[0]}: options after -- need --fine-tune")
     if fine_tune and options["adapter"]:
         raise click.UsageError("--fine-tune makes an adapter; leave out --adapter")
+    if fine_tune and options["device_map"]:
+        raise click.UsageError(
+            "--fine-tune trains a whole model a GPU; where it needs --device-map, train it with "
+            "accelerate launch --use_fsdp (README), and give that --adapter"
+        )
     others = parse_others(slurm)
     resources = Resources(
         parse_minutes(time), memory, cpus, partition, cpu_partition, max_parallel, others
@@ -107,9 +113,8 @@ def submit(
     if not dry_run:
         cluster = choose_cluster(cluster)
     wanted = parse_shots(shots)
-    for number in wanted:
-        experiment, _ = experiment_of({**options, "shots": number, "condition": None})
-        experiment.check_inputs()
+    experiment, _ = experiment_of({**options, "shots": max(wanted), "condition": None})
+    experiment.check_inputs()
     jobs = plan(
         options["model"],
         wanted,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from harness.schemas import Table, check_table, read_file, read_schema
 
@@ -29,23 +28,9 @@ def read_record(adapters: Path) -> Table:
     return check_table(read_file(file, WAY_OUT), SCHEMA, str(file), WAY_OUT)
 
 
-def learnt(adapter: Path) -> set[str]:
-    """Return the digests of the questions that trained `adapter`; none if it is not recorded."""
-    if not (adapter.parent / RECORD).is_file():
-        return set()
-    return set(read_record(adapter.parent)["learnt"])
+def record_of(adapter: Path) -> Table | None:
+    """Return the record of the training that made `adapter`; None if it has none.
 
-
-def training(adapter: Path) -> tuple[dict[str, Any] | None, float | None]:
-    """Return the settings that trained `adapter` and the seconds; None if it is not recorded."""
-    if not (adapter.parent / RECORD).is_file():
-        return None, None
-    record = read_record(adapter.parent)
-    return record["FineTuning"], record["seconds"]
-
-
-def trained_on(adapter: Path) -> dict[str, Any] | str:
-    """Return which data trained `adapter`, or `not recorded` for one of another origin."""
-    if not (adapter.parent / RECORD).is_file():
-        return "not recorded"
-    return dict(read_record(adapter.parent)["trained_on"])
+    Raises RecordError for a bad file.
+    """
+    return read_record(adapter.parent) if (adapter.parent / RECORD).is_file() else None

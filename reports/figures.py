@@ -36,7 +36,7 @@ COLORS = {
 }
 # For lines and labels of no fixed color; Okabe and Ito's yellow is too pale for text.
 PALETTE = (
-    "#E69F00", "#CC79A7", "#009E73", "#56B4E9", "#D55E00", "#0072B2", "#8C7A00", "#000000",
+    "#E69F00", "#CC79A7", "#009E73", "#56B4E9", "#D55E00", "#0072B2", "#8C7A00",
 )  # fmt: skip
 UNKNOWN = "#7F7F7F"
 STYLE: Any = {
@@ -65,16 +65,14 @@ def profile(landscapes: Sequence[Landscape], quantity: str) -> Figure:
     return figure
 
 
-def under_controls(
-    own: Landscape, controls: Mapping[str, Landscape], quantity: str = "ari_subjects"
-) -> Figure:
-    """Return one quantity over relative depth as it is, and under each null control."""
+def under_controls(own: Landscape, controls: Mapping[str, Landscape]) -> Figure:
+    """Return the ARI with subjects over relative depth as it is, and under each null control."""
     figure, axis = _panel()
     lines: Lines = {"as it is": (own, COLORS["0-shot"])}
     for number, (name, landscape) in enumerate(controls.items()):
         lines[name] = (landscape, _cycled(number))
-    _draw(axis, lines, quantity)
-    axis.set_ylabel(f"{own.condition}: {QUANTITIES[quantity]}")
+    _draw(axis, lines, "ari_subjects")
+    axis.set_ylabel(f"{own.condition}: {QUANTITIES['ari_subjects']}")
     return figure
 
 

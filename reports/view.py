@@ -53,6 +53,10 @@ class Scale:
         margin = max(0.05 * (high - low), 1e-9 * max(abs(low), abs(high)), 1e-9)
         return cls(low - margin, high + margin)
 
+    def beyond(self, value: float | None) -> int:
+        """Return -1 or 1 for a value that is left or right of the axis, else 0."""
+        return 0 if value is None else int(value > self.high) - int(value < self.low)
+
     def at(self, value: float | None, unbounded: float = 0.0) -> float:
         """Return where a value is on the axis, in its limits; `unbounded` is None's place."""
         if value is None:
@@ -116,6 +120,7 @@ class Report:
         return {
             **{word: words.count(word) for word in MARKS},
             "stated": sum(as_stated(one) for one in judged),
+            "specific": sum(one["specificity"] == "specific to learning" for one in judged),
             "not judged": sum(
                 one["model"] == model and (one["source"] == PAPER) == papers
                 for one in self.skipped.values()
@@ -235,6 +240,7 @@ class Report:
                     "name": one.get("name", "effect"),
                     "kind": "own" if one is finding else _kind(one["name"]),
                     "at": None if one["effect"] is None else scale.at(one["effect"]),
+                    "beyond": scale.beyond(one["effect"]),
                     "line": one["interval"] is not None,
                     "low": scale.at(low, 0.0),
                     "high": scale.at(high, 100.0),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fixtures.cases import TOY
 from harness.errors import RecordError
 from harness.landscape import CURVES, Draw, Landscape, Tree, read_published
-from harness.training_record import RECORD, learnt, trained_on, training
+from harness.training_record import RECORD, record_of
 from reports.run import Run, read_run
 from reports.view import Report
 from tests.trying import in_both_modes
@@ -178,10 +178,10 @@ def test_a_record_of_a_training_is_read_or_refused(
     adapter = tmp_path / "final"
     (tmp_path / RECORD).write_text(json.dumps(changed(record, place, how, value)))
     try:
-        settings, seconds = training(adapter)
-        assert isinstance(settings, dict) and isinstance(seconds, int | float)
-        assert all(isinstance(one, str) for one in learnt(adapter))
-        assert isinstance(trained_on(adapter), dict)
+        read = record_of(adapter)
+        assert read and isinstance(read["FineTuning"], dict)
+        assert isinstance(read["seconds"], int | float) and isinstance(read["trained_on"], dict)
+        assert all(isinstance(one, str) for one in read["learnt"])
     except RecordError as error:
         assert told(error, tmp_path / RECORD)
 

@@ -1,11 +1,13 @@
 """The commands as a user types them: what they write, and how they refuse bad input."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from fixtures.cases import TOY
 
@@ -39,6 +41,14 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
         (["--record", "/dev/null"], "/dev/null: is no plain file"),
         (["--record", "r.json", "--claim", "hierarchy"], "--record writes all claims; leave"),
         (["--recorded", "reports/recorded/toy.json", "--controls"], "--controls measures, --recor"),
+        (["--recorded", "reports/recorded/toy.json", "--shots=0"], "leave out --shots"),
+        (["--published", "reports/published-curves.json", "--control", "embeddings"], "leave out"),
+        (["-m", "gpu", "--model", MODEL], "-m gpu judges the paper's models; leave out --model"),
+        (["--record", "r.json", "-k", "answers"], "--record writes all claims; leave out -k"),
+        (
+            ["--fine-tune", "--model", MODEL, "--mmlu", QUESTIONS, "--device-map", "auto"],
+            "use_fsdp",
+        ),
         (["--store", "/proc/nowhere/store", "--claim", "answers-late"], "/proc/nowhere"),
         (["--epochs", "2"], "--preset and --epochs need --fine-tune"),
         (["--train-from-test", "0"], "--train-from-test is 0; give 1 or more"),
@@ -86,6 +96,37 @@ def test_published_curves_are_judged_and_reported(tmp_path: Path) -> None:
     report = (tmp_path / "out" / "report.html").read_text()
     assert "&lt;b&gt;changed" in report and "<b>changed" not in report
     assert "<script src" not in report and "http" not in report.replace("http://www.w3.org", "")
+
+
+def test_the_papers_models_are_skipped_where_there_is_no_gpu(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    done = run("pytest", "claims", "-m", "gpu", "-rs", "--out", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stdout
+    assert "the paper's models need a GPU" in done.stdout and " passed" not in done.stdout
+
+
+def test_a_record_of_published_curves_can_be_recorded_again(tmp_path: Path) -> None:
+    curves = str(ROOT / "reports" / "published-curves.json")
+    first, second = (str(tmp_path / name) for name in ("first.json", "second.json"))
+    common = ["pytest", "claims", "--out", str(tmp_path / "out")]
+    run(*common, "--published", curves, "--record", first)
+    done = run(*common, "--recorded", first, "--published", curves, "--record", second)
+    assert done.returncode == 0, done.stdout + done.stderr
+    one, other = (json.loads(Path(file).read_text()) for file in (first, second))
+    assert one["landscapes"] == other["landscapes"] and one["landscapes"]
+
+
+def test_the_command_that_repeats_a_claim_writes_no_record(tmp_path: Path) -> None:
+    curves = json.loads((ROOT / "reports" / "published-curves.json").read_text())
+    curves["models"]["mistral-7b"]["ari_answers"]["0-shot"] = [0.5] * 32
+    file = tmp_path / "curves.json"
+    file.write_text(json.dumps(curves))
+    given = ["claims", "--published", str(file), "--out", str(tmp_path / "out")]
+    done = run("pytest", *given, "--record", str(tmp_path / "record.json"))
+    (command,) = {line for line in done.stdout.splitlines() if "repeat:" in line and "late" in line}
+    repeated = shlex.split(command.split("repeat:")[1])
+    assert repeated == ["pytest", *given, "--claim", "answers-late"]
 
 
 def test_a_record_is_judged_as_what_was_measured(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from claims.test_subjects import need
 from fixtures.cases import TOY, Request
 from fixtures.conditions import Asked, ConditionSet, find, find_elsewhere
 from fixtures.measured import Measured
-from fixtures.verdict import Finding, Verdict
+from fixtures.verdict import Direction, Finding, Verdict
 from harness.controls import control_landscapes, null_controls
 from harness.errors import DatasetError, ModelError
 from harness.extraction.shards import read_layer
@@ -130,9 +131,9 @@ def test_controls_have_the_conditions_and_layers_of_the_experiment(experiment: E
     assert by_question["2-shot"].curves["ari_subjects"] != by_shots["2-shot"].curves["ari_subjects"]
 
 
-def verdict(word: str, *controls: tuple[str, str]) -> Verdict:
+def verdict(word: str, *controls: tuple[str, str], direction: Direction = "at least") -> Verdict:
     found = tuple(Finding(name, given, 0.0, None) for name, given in controls)  # type: ignore[arg-type]
-    plain = ("claim", "model", word, 0.5, None, 0.2, "at least", (), "", "", "", None, 0.0)
+    plain = ("claim", "model", word, 0.5, None, 0.2, direction, (), "", "", "", None, 0.0)
     return Verdict(*plain, controls=found)  # type: ignore[arg-type]
 
 
@@ -148,11 +149,18 @@ def verdict(word: str, *controls: tuple[str, str]) -> Verdict:
             [("embeddings", "not reproduced"), ("shuffled-labels", "reproduced")],
             "not specific to learning",
         ),
-        ("reproduced", [("embeddings", "not reproduced")], "specific to learning"),
+        # Embeddings are trained, and the same in all layers: no support for a depth's contrast.
+        ("reproduced", [("embeddings", "not reproduced")], "inconclusive"),
+        ("reproduced", [("random-weights-0", "not reproduced")], "specific to learning"),
         (
             "reproduced",
-            [("embeddings", "not reproduced"), ("other-shots", "reproduced")],
+            [("random-weights-0", "not reproduced"), ("other-shots", "reproduced")],
             "specific to learning",
+        ),
+        (
+            "reproduced",
+            [("random-weights-0", "not reproduced"), ("embeddings", "inconclusive")],
+            "inconclusive",
         ),
         (
             "reproduced",
@@ -168,6 +176,14 @@ def test_what_is_specific_to_learning(
     word: str, controls: list[tuple[str, str]], expected: str | None
 ) -> None:
     assert verdict(word, *controls).specificity == expected
+
+
+def test_that_shuffled_labels_agree_with_nothing_says_nothing_of_a_claim_of_no_agreement() -> None:
+    shuffled, random = ("shuffled-labels", "reproduced"), ("random-weights-0", "not reproduced")
+    given = partial(verdict, "reproduced", direction="at most")
+    assert given(shuffled).specificity is None
+    assert given(shuffled, random).specificity == "specific to learning"
+    assert verdict("reproduced", shuffled, random).specificity == "not specific to learning"
 
 
 def test_pure_clusters_are_counted_by_hand() -> None:

@@ -10,6 +10,7 @@ import torch
 from click.testing import CliRunner
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
 
 from fixtures.cases import TOY
 from harness.cli import commands
@@ -158,7 +159,13 @@ def test_a_model_that_is_partly_on_disk(tmp_path: Path) -> None:
     parts = {f"model.layers.{n}": "disk" if n > 4 else "cpu" for n in range(8)}
     parts |= {"model.embed_tokens": "cpu", "model.norm": "disk", "lm_head": "cpu"}
     parts |= {"model.rotary_emb": "cpu"}
-    spread = load_model(MODEL, "float32", CPU, device_map=parts, offload=tmp_path)
+    _compare(load_model(MODEL, "float32", CPU, device_map=parts, offload=tmp_path / "one"), whole)
+    drawn = load_model(MODEL, "float32", CPU, random_seed=1)
+    other = {"device_map": parts, "offload": tmp_path / "other", "random_seed": 1}
+    _compare(load_model(MODEL, "float32", CPU, **other), drawn)  # type: ignore[arg-type]
+
+
+def _compare(spread: PreTrainedModel, whole: PreTrainedModel) -> None:
     assert spread.model.layers[7].mlp.up_proj.weight.is_meta
     found, expected = (
         extract(model, TOKENIZER, PROMPTS, ExtractionSettings()) for model in (spread, whole)
@@ -166,6 +173,16 @@ def test_a_model_that_is_partly_on_disk(tmp_path: Path) -> None:
     for layer, states in expected.layers.items():
         torch.testing.assert_close(found.layers[layer], states, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.letter_logits, expected.letter_logits, rtol=1e-4, atol=1e-4)
+
+
+def test_one_that_is_spread_as_it_fits_is_the_same_model_also_with_random_weights() -> None:
+    plain, spread = (
+        load_model(MODEL, "float32", CPU, device_map=where, random_seed=1)
+        for where in (None, "auto")
+    )
+    assert spread.hf_device_map
+    for name, value in plain.state_dict().items():
+        assert torch.equal(spread.state_dict()[name], value)
 
 
 def test_only_the_mlp_that_is_known_is_fused() -> None:

@@ -75,7 +75,7 @@ def whole_run(store: Path, out: Path, computed: Path | None = None) -> None:
         experiment,
         Subset("dev+validation", 2),
         FineTuning(rank=2, epochs=2, checkpoints=2, precision="float32"),
-        TrainingOptions(save_every=1, evaluations=1, baselines=False),
+        TrainingOptions(save_every=1, evaluations=1),
     )
     landscapes = [experiment.landscape(PromptFormat(shots)) for shots in (0, 1)]
     landscapes += [tuned.landscape(), *tuned.checkpoint_landscapes().values()]

@@ -180,6 +180,9 @@ def test_an_adapter_is_not_analysed_on_what_trained_it(tmp_path: Path) -> None:
 def test_an_output_folder_of_another_training_is_refused_before_training(tmp_path: Path) -> None:
     quick = ["--max-train-steps", "1", "--no-test", "--output-dir", str(tmp_path / "out")]
     assert run(tmp_path, *quick) == run(tmp_path, *quick)
+    # The same questions, known by another name of their folder.
+    (tmp_path / "named").symlink_to(QUESTIONS)
+    assert run(tmp_path, *quick, "--mmlu", str(tmp_path / "named")) == tmp_path / "out"
     before = list((tmp_path / "store" / "adapters").iterdir())
     with pytest.raises(UserError, match="holds another training"):
         run(tmp_path, *quick, "--seed", "1")
@@ -240,6 +243,7 @@ def test_the_landscape_of_the_fine_tuned_model_is_of_other_questions_than_it_lea
     [
         (["--mask-path", "nowhere.npy"], "nowhere.npy: cannot be read as .npy"),
         (["--train-split", "nowhere"], "split 'nowhere'"),
+        (["--precision", "float16"], "precision is float16; fine-tune in bfloat16 or float32"),
         (["--validation", "nowhere"], "split 'nowhere'"),
         (
             ["--target-modules", "q_proj,no_proj"],

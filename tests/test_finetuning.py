@@ -234,6 +234,14 @@ def test_validation_is_counted_by_subject(tmp_path: Path) -> None:
     assert told.validation[0]["micro"] == pytest.approx(sum(hits) / len(hits))
 
 
+def test_no_evaluations_are_none_before_the_first_step_either(tmp_path: Path) -> None:
+    exam = Exam(examples_of(LEARNT), ["a"] * len(LEARNT), [1, 2, 3, 4])
+    options = TrainingOptions(evaluations=0)
+    settings = FineTuning(rank=2, most_steps=1, precision="float32")
+    told = fine_tune(tmp_path, toy(), examples_of(LEARNT), settings, options, exam)
+    assert told.loss and not told.validation
+
+
 def test_accuracy_weighs_questions_or_subjects() -> None:
     found = accuracy([True, False, False, True], ["a", "a", "a", "b"])
     assert (found.micro, found.macro) == (0.5, pytest.approx(2 / 3))

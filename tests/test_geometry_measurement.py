@@ -52,19 +52,19 @@ def test_subsamples_are_measured_as_if_they_were_alone() -> None:
     points = blobs(1, 900, spread=1.2)
     points[700:740] = points[100:140]  # in a subsample the second may be the first that is there
     settings = GeometrySettings(neighbors=899)
-    draws = draw_subsamples(900, count=4)
+    draws = draw_subsamples(900, 4, 0.8)
     found = measure_layer(points, labels(900), settings, draws)
     for draw, values in zip(draws, found.subsamples, strict=True):
         part = labels(900).of(draw)
         alone = measure_layer(points[draw], part, settings).values
         assert values == pytest.approx(alone, rel=1e-9, abs=1e-12, nan_ok=True)
-    low, high = found.interval("ari_subjects")
+    low, high = found.extremes("ari_subjects")
     assert 0 < low < high < 1
     assert found.values == measure_layer(points, labels(900), settings).values
 
 
 def test_processes_measure_the_same() -> None:
-    draws = draw_subsamples(SIZE, count=2)
+    draws = draw_subsamples(SIZE, 2, 0.8)
     one, two = (
         measure_layers([2, 5, 7], blobs, labels(), GeometrySettings(), draws, processes=processes)
         for processes in (1, 2)
@@ -116,6 +116,12 @@ def test_the_command_writes_a_landscape_and_prints_intervals(folder: Path) -> No
     assert done.returncode == 0, done.stderr
     assert json.loads(out.read_text())["curves"]["density_peaks"] == [4.0] * 3
     assert len(done.stdout.splitlines()) == 18 and "ari_subjects" in done.stdout
+    done = subprocess.run([*command, "--condition", "mine"], cwd=ROOT, timeout=100)
+    assert json.loads(out.read_text())["condition"] == "mine" and done.returncode == 0
+    done = subprocess.run(
+        [*command, "--shots", "5"], cwd=ROOT, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 2 and "--shots is of a model, FOLDER needs none" in done.stderr
     (folder / "layer-3.npy").write_bytes(b"nothing")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert done.returncode == 2 and "Traceback" not in done.stderr

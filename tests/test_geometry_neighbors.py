@@ -170,11 +170,11 @@ def test_first_identical_is_that_of_a_double_loop(points: np.ndarray, collide: b
 
 
 def test_subsamples_are_seeded_and_of_the_size_asked_for() -> None:
-    draws = draw_subsamples(1000, count=3)
+    draws = draw_subsamples(1000, 3, 0.8)
     assert [len(draw) for draw in draws] == [800] * 3
     assert all((np.diff(draw) > 0).all() for draw in draws)
     assert (draws[0] != draws[1]).any()
-    np.testing.assert_array_equal(draws[2], draw_subsamples(1000, count=3)[2])
+    np.testing.assert_array_equal(draws[2], draw_subsamples(1000, 3, 0.8)[2])
 
 
 @pytest.mark.parametrize("count", [60, 300, 1000])
@@ -183,7 +183,7 @@ def test_neighbors_of_a_subsample_are_those_it_has_alone(count: int) -> None:
     middles = rng.normal(size=(6, 8)) * 4
     points = middles[np.arange(1200) % 6] + rng.normal(size=(1200, 8))
     full = nearest_neighbors(points, count)
-    for rows in draw_subsamples(1200, count=3):
+    for rows in draw_subsamples(1200, 3, 0.8):
         part = neighbors_among(full, rows)
         # Fewer where the list of all was cut; what is left is what the subsample alone gives.
         assert 0.5 * count < part.count <= min(count, len(rows) - 1)

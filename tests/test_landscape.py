@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,11 +46,17 @@ def test_curves_by_depth() -> None:
         "ari_subjects"
     )
     assert curve.depth.tolist() == [0.25, 0.5, 0.75, 1.0]
-    assert curve.between(0, 0.5).values.tolist() == [1.0]
+    assert curve.between(0, 0.5).known.tolist() == [1.0]
     assert curve.between(0, 1).peak_depth == 0.75
     assert curve.between(0, 1).median == 2.0
     assert curve.between(0, 1).width == pytest.approx(2 / 3)
     assert curve.centroid == pytest.approx((0.5 + 3 + 2) / 7)
+    # What was not measured changes nothing of the rest.
+    assert (curve.maximum, curve.minimum, curve.median) == (4.0, 1.0, 2.0)
+    assert curve.peak_depth == 0.75 and curve.width == pytest.approx(2 / 3)
+    nothing = curve.between(0, 0.25)
+    for value in (nothing.maximum, nothing.median, nothing.peak_depth, nothing.width):
+        assert math.isnan(value)
 
 
 def test_published_curves_are_read_as_they_stand() -> None:
@@ -89,7 +96,7 @@ def test_an_interval_is_that_of_the_whole_not_of_the_draws() -> None:
     # Of the mean of n numbers, subsamples without replacement have a known spread: the interval
     # from them is two standard errors of the mean of all.
     numbers = np.random.default_rng(5).normal(3.0, 2.0, 500)
-    draws = [float(numbers[rows].mean()) for rows in draw_subsamples(500, 2000)]
+    draws = [float(numbers[rows].mean()) for rows in draw_subsamples(500, 2000, 0.8)]
     low, high = interval_of(float(numbers.mean()), draws, 0.8)  # type: ignore[misc]
     error = numbers.std(ddof=1) / np.sqrt(500)
     assert (high - low) / 4 == pytest.approx(error, rel=0.05)
@@ -110,8 +117,14 @@ def test_a_second_run_computes_nothing(tmp_path: Path, monkeypatch: pytest.Monke
         )
 
     first = experiment().landscape(PromptFormat(1))
+    without = replace(experiment(), most_shots=0).landscape(PromptFormat(0))
     for name in ("_extract", "_measure"):
         monkeypatch.setattr(Experiment, name, lambda *rest: pytest.fail("computed again"))
     assert experiment().landscape(PromptFormat(1)).to_json() == first.to_json()
+    # With shots or not beside it: the prompts without are the same.
+    assert experiment().landscape(PromptFormat(0)).to_json() == without.to_json()
+    assert (
+        replace(experiment(), most_shots=2).landscape(PromptFormat(1)).to_json() == first.to_json()
+    )
     with pytest.raises(pytest.fail.Exception):
         experiment().landscape(PromptFormat(2))

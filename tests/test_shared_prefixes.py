@@ -28,7 +28,7 @@ from transformers import (
 from fixtures.cases import TOY
 from harness.extraction import extract
 from harness.extraction.prefix_tree import Node, build_tree, walk
-from harness.extraction.shared_attention import PackedBatch, attention_and_weight
+from harness.extraction.shared_attention import PackedBatch, attention_and_lse
 from harness.protocol import Budgets, ExtractionSettings
 from harness.tokenizer import load_tokenizer
 
@@ -205,7 +205,7 @@ def test_attention_on_other_devices_is_that_of_the_cpu(causal: bool) -> None:
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 1, 2, 5, 4)
     wide = torch.cat([v, v], dim=3)  # values of another width take the plain way
-    out, weight = attention_and_weight(q, k, v, 0.5, causal, None)
-    plain, plain_weight = attention_and_weight(q, k, wide, 0.5, causal, None)
+    out, lse = attention_and_lse(q, k, v, 0.5, causal, None)
+    plain, plain_lse = attention_and_lse(q, k, wide, 0.5, causal, None)
     torch.testing.assert_close(torch.cat([out, out], dim=3), plain)
-    torch.testing.assert_close(weight, plain_weight)
+    torch.testing.assert_close(lse, plain_lse)

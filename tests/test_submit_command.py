@@ -73,7 +73,8 @@ def test_a_dry_run_prints_a_script(tmp_path: Path) -> None:
     out = tmp_path / "my out"
     done = submit(
         *EXPERIMENT, "--use-slow-tokenizer", "--shots", "1", "--num-few-shots", "1,0",
-        "--store", "kept", "--out", str(out), "--fine-tune", "--dry-run", "--", "--epochs", "4",
+        "--store", "kept", "--seed", "0", "--out", str(out), "--fine-tune", "--dry-run", "--",
+        "--epochs", "4",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
@@ -82,7 +83,7 @@ def test_a_dry_run_prints_a_script(tmp_path: Path) -> None:
     own = f"--per-subject 4 --store kept --epochs 4 --output-dir '{out}/adapter-model'"
     assert lines[1].endswith(f"finetune {named} {own}")
     assert lines[6] == "# extract-fine-tuned, after finetune-fine-tuned; GPUs: 1"
-    assert "--use-slow-tokenizer --mmlu" in lines[3] and "--per-subject 4" in lines[3]
+    assert "--use-slow-tokenizer --mmlu" in lines[3] and "--per-subject 4 --seed 0" in lines[3]
     assert "-m harness.cli extract --model" in lines[3] and lines[3].endswith("--shots 0")
     refused = submit(
         *EXPERIMENT, "--out", str(out), "--fine-tune", "--dry-run", "--", "--epoch", "4"
@@ -106,6 +107,7 @@ def test_a_dry_run_prints_a_script(tmp_path: Path) -> None:
         (["--", "--epochs", "4"], "--epochs: options after -- need --fine-tune"),
         (["--fine-tune", "--adapter", "a"], "--fine-tune makes an adapter; leave out --adapter"),
         (["--adapter", "./nowhere"], "nowhere: no adapter_config.json"),
+        (["--fine-tune", "--device-map", "auto"], "--fine-tune trains a whole model a GPU"),
         (["--logs", "/dev/null/logs"], "/dev/null/logs: cannot be a folder"),
     ],
 )

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from harness.errors import first_line
 from harness.extraction.prefix_tree import Node, build_tree
 from harness.extraction.shared_attention import IMPLEMENTATION, CannotShareError, PackedBatch
 
@@ -125,11 +126,11 @@ def _reason_not_to_share(model: PreTrainedModel) -> str | None:
         shared([root])
         found = [shared([child])[0, -1].float() for child in root.children]
     except (CannotShareError, AttributeError, RuntimeError, TypeError, ValueError) as error:
-        return (str(error).strip() or repr(error)).splitlines()[0]
+        return first_line(error)
     finally:
         model.set_attn_implementation(usual)
     by_row = {child.rows[0]: state for child, state in zip(root.children, found, strict=True)}
-    tolerance = 1e-3 if model.dtype in (torch.float32, torch.float64) else 0.1
+    tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
     for row, expected in enumerate(wanted):
         difference = ((by_row[row] - expected).norm() / expected.norm()).item()
         if not difference < tolerance:

@@ -155,12 +155,12 @@ def attend(
     layer: int = module.layer_idx  # type: ignore[assignment]
     q, k, v = query[0], key[0], value[0]
     out = torch.empty_like(q)
-    own_weight = q.new_empty(q.shape[:2], dtype=torch.float32)
+    own_lse = q.new_empty(q.shape[:2], dtype=torch.float32)
     for bundle in packed.bundles:
         place = bundle.place
         stacked = [bundle.stack(states[:, place]) for states in (q, k, v)]
-        own, weight = _own_part(stacked[0], stacked[1], stacked[2], scale, sliding_window)
-        out[:, place], own_weight[:, place] = bundle.unstack(own), bundle.unstack(weight)
+        own, lse = _own_part(stacked[0], stacked[1], stacked[2], scale, sliding_window)
+        out[:, place], own_lse[:, place] = bundle.unstack(own), bundle.unstack(lse)
     for node, place in packed.spans:
         if node.children:
             # Copies: a view would hold the keys and values of the whole pass.
@@ -175,8 +175,8 @@ def attend(
         if sliding_window:
             seen = torch.arange(prefix.end)
             bias = _window_bias(packed.positions[place], seen, sliding_window, q)
-        before, before_weight = _prefix_part(q[:, place], keys, values, scale, bias)
-        share = torch.sigmoid(before_weight - own_weight[:, place]).unsqueeze(-1)
+        before, before_lse = _prefix_part(q[:, place], keys, values, scale, bias)
+        share = torch.sigmoid(before_lse - own_lse[:, place]).unsqueeze(-1)
         # In place, and rounded to the dtype only as the sum itself is: a pass less over the states.
         out[:, place].lerp_(before, share.to(out.dtype))
     return out.transpose(0, 1).unsqueeze(0), None
@@ -200,13 +200,13 @@ def _own_part(
     if q.device.type == "cpu" and count <= LONGEST_FOLDED:
         # All query heads of a key head as one, so that its keys are laid out once for the product.
         bias = _own_bias(count, window, q.dtype, q.device).repeat(group, 1)
-        out, weight = attention_and_weight(
+        out, lse = attention_and_lse(
             q.reshape(runs, -1, group * count, width), k, v, scale, causal=False, bias=bias
         )
     else:
         hides = window is not None and window < count
         # A key head is seen by all query heads of its group: a view, not a copy for each.
-        out, weight = attention_and_weight(
+        out, lse = attention_and_lse(
             q.reshape(-1, group, count, width),
             k.flatten(0, 1).unsqueeze(1).expand(-1, group, -1, -1),
             v.flatten(0, 1).unsqueeze(1).expand(-1, group, -1, -1),
@@ -214,7 +214,7 @@ def _own_part(
             causal=not hides,
             bias=_own_bias(count, window, q.dtype, q.device) if hides else None,
         )
-    return out.reshape(runs, heads, count, -1), weight.reshape(runs, heads, count)
+    return out.reshape(runs, heads, count, -1), lse.reshape(runs, heads, count)
 
 
 @lru_cache(maxsize=16)  # every layer asks for it again
@@ -233,13 +233,11 @@ def _prefix_part(
     folded = q.reshape(len(k), -1, width)
     if bias is not None:
         bias = bias.repeat(heads // len(k), 1)
-    out, weight = attention_and_weight(
-        folded[None], k[None], v[None], scale, causal=False, bias=bias
-    )
-    return out.reshape(heads, count, -1), weight.reshape(heads, count)
+    out, lse = attention_and_lse(folded[None], k[None], v[None], scale, causal=False, bias=bias)
+    return out.reshape(heads, count, -1), lse.reshape(heads, count)
 
 
-def attention_and_weight(
+def attention_and_lse(
     q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool, bias: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Return softmax(q k^T scale + bias) v, and the float32 log-sum-exp of each query's scores.
@@ -249,16 +247,16 @@ def attention_and_weight(
     """
     if q.device.type == "cpu" and k.shape == v.shape:
         # torch's own flash attention for CPUs: what sdpa calls, with the log-sum-exp it leaves out.
-        out, weight = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             q, k, v, 0.0, causal, attn_mask=bias, scale=scale
         )
-        return out, weight
+        return out, lse
     if q.device.type == "cuda" and k.shape == v.shape and bias is None and q.dtype.itemsize == 2:
         # As above, for GPUs; torch's own context parallelism merges with its log-sum-exps too.
-        out, weight, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
+        out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
             q.contiguous(), k.contiguous(), v.contiguous(), 0.0, causal, scale=scale
         )
-        return out, weight
+        return out, lse
     # float32: a score rounded to bf16 would be off by more than its exponential allows.
     scores = (q.float() @ k.float().transpose(-1, -2)) * scale
     if causal:
@@ -266,8 +264,8 @@ def attention_and_weight(
         scores = scores.masked_fill(~seen, -torch.inf)
     if bias is not None:
         scores = scores + bias
-    weight = scores.logsumexp(dim=-1)
-    return torch.exp(scores - weight.unsqueeze(-1)).to(v.dtype) @ v, weight
+    lse = scores.logsumexp(dim=-1)
+    return torch.exp(scores - lse.unsqueeze(-1)).to(v.dtype) @ v, lse
 
 
 def _window_bias(queries: Tensor, keys: Tensor, window: int, like: Tensor) -> Tensor | None:

@@ -61,7 +61,7 @@ class Progress:
     """What a training has told so far.
 
     loss: mean over the batch of every step (nats), from step 1 on.
-    validation: `asdict` of the Accuracy after so many steps.
+    validation: `asdict` of the Accuracy, and its `macro`, after so many steps; 0 is before any.
     seconds: of training and asking, over all runs of it.
     """
 
@@ -143,7 +143,7 @@ class _Training:
         self.steps = min(steps, settings.most_steps or steps)
         self.kept = checkpoint_steps(self.steps, settings.checkpoints)
         device = self.accelerator.device.type
-        self.pass_tokens = options.tokens or PASS_TOKENS.get(device, PASS_TOKENS["cpu"])
+        self.pass_tokens = options.tokens or PASS_TOKENS[device]
         self.processes = self.accelerator.num_processes
 
     def run(self, origin: Mapping[str, Any]) -> Progress:
@@ -160,7 +160,7 @@ class _Training:
     def _train(self) -> Progress:
         done, progress = self._resume()
         started = time.monotonic() - progress.seconds
-        if done == 0 and self.options.baselines:
+        if done == 0 and self.options.evaluations:
             self._ask(progress, 0)
         asked = even_steps(self.steps, self.options.evaluations)
         with self._bar(done) as advance:
@@ -237,10 +237,11 @@ class _Training:
         hits: Tensor = self.accelerator.reduce(right, "sum")
         found = accuracy(hits.bool().tolist(), exam.subjects)
         progress.validation[step] = asdict(found) | {"macro": found.macro}
-        logger.info(
-            "%s: validation after step %d: micro %.4f, macro %.4f",
-            self.description, step, found.micro, found.macro,
-        )  # fmt: skip
+        if self.accelerator.is_main_process:
+            logger.info(
+                "%s: validation after step %d: micro %.4f, macro %.4f",
+                self.description, step, found.micro, found.macro,
+            )  # fmt: skip
 
     def _tensor(self, values: Sequence[float]) -> Tensor:
         return torch.tensor(values, device=self.accelerator.device)
@@ -280,8 +281,9 @@ class _Training:
     @contextmanager
     def _bar(self, done: int) -> Iterator[Callable[[int, float], None]]:
         """Yield a function that is told a step, from 0, and its loss: a bar, or lines in a log."""
+        main = self.accelerator.is_main_process
         logged = even_steps(self.steps, self.options.log_lines or 0)
-        quiet = bool(logged) or not self.accelerator.is_main_process
+        quiet = bool(logged) or not main
         with tqdm(
             total=self.steps, initial=done, desc=self.description, unit="step", disable=quiet
         ) as bar:
@@ -289,7 +291,7 @@ class _Training:
             def advance(step: int, loss: float) -> None:
                 bar.update()
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-                if step + 1 in logged:
+                if main and step + 1 in logged:
                     logger.info(
                         "%s: step %d of %d, loss %.4f", self.description, step + 1, self.steps, loss
                     )

@@ -8,9 +8,7 @@ from numpy.typing import NDArray
 from harness.geometry.neighbors import Neighbors
 
 
-def draw_subsamples(
-    total: int, count: int = 10, share: float = 0.8, seed: int = 0
-) -> list[NDArray[np.int64]]:
+def draw_subsamples(total: int, count: int, share: float, seed: int = 0) -> list[NDArray[np.int64]]:
     """Return `count` ascending draws of a `share` of the numbers 0 to `total` - 1.
 
     Drawn without replacement: a point that is there twice would be its own nearest neighbour.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import tempfile
 from collections.abc import Sequence
@@ -32,7 +30,8 @@ def load_questions(source: str, subset: Subset, shots: int) -> QuestionSet:
     shots: the largest number of shots that will be asked for; 0 does not read `dev`.
 
     Raises DatasetError for a missing dataset, split or column, a row that is not a four-choice
-    question, or fewer dev questions in a subject than `shots`.
+    question, or fewer dev questions in a subject than `shots`; SettingsError for shots of the split
+    that is asked.
     """
     if shots and "dev" in subset.split.split("+"):
         raise SettingsError(
@@ -59,7 +58,7 @@ def load_questions(source: str, subset: Subset, shots: int) -> QuestionSet:
                 f"{source}: {shots} shots asked for, but split 'dev' has {len(examples)} "
                 f"questions of subject {subject!r}; ask for fewer with --shots"
             )
-    return QuestionSet(source, questions, by_subject, _fingerprint(questions, by_subject))
+    return QuestionSet(source, questions, by_subject)
 
 
 def _read(source: str, split: str) -> list[Question]:
@@ -162,14 +161,6 @@ def _drawn(
         order = np.random.default_rng([subset.seed, number]).permutation(len(own))
         drawn.append(own[order[:limit]])
     return np.sort(np.concatenate(drawn)) if drawn else rows
-
-
-def _fingerprint(questions: Sequence[Question], shots: dict[str, list[Question]]) -> str:
-    digest = hashlib.sha256()
-    for question in (*questions, *(shot for name in sorted(shots) for shot in shots[name])):
-        fields = [question.text, question.choices, question.answer, question.subject, question.row]
-        digest.update(json.dumps(fields).encode())
-    return digest.hexdigest()
 
 
 def _looks_local(source: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -44,16 +44,34 @@ class Question:
 class QuestionSet:
     """The analysed questions, the example questions (shots) of every subject, and their origin.
 
-    `fingerprint` is the sha256 of all that the prompts are made from, so results that are kept
-    under it never outlive a change of the dataset.
+    The fingerprints are the sha256 of all that prompts are made from, without shots and with them,
+    so results that are kept under them never outlive a change of the dataset.
     """
 
     name: str
     questions: Sequence[Question]
     shots: Mapping[str, Sequence[Question]]
-    fingerprint: str
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What identifies the questions."""
+        return _fingerprint(self.questions)
+
+    @cached_property
+    def shots_fingerprint(self) -> str:
+        """What identifies the questions and their shots."""
+        shots = [shot for subject in sorted(self.shots) for shot in self.shots[subject]]
+        return _fingerprint([*self.questions, *shots])
 
     @property
     def subjects(self) -> list[str]:
         """The subjects of the analysed questions, sorted."""
         return sorted({question.subject for question in self.questions})
+
+
+def _fingerprint(questions: Iterable[Question]) -> str:
+    digest = hashlib.sha256()
+    for question in questions:
+        fields = [question.text, question.choices, question.answer, question.subject, question.row]
+        digest.update(json.dumps(fields).encode())
+    return digest.hexdigest()

@@ -97,7 +97,7 @@ def test_analysis_against_dadapy(  # type: ignore[no-untyped-def]
     benchmark.pedantic(lambda: measure_layer(points, named, SETTINGS), rounds=3)
     analysis = benchmark.stats.stats.min
     neighbors = seconds(lambda: nearest_neighbors(points, SETTINGS.neighbors), rounds=3)
-    draws = draw_subsamples(size, count=10)
+    draws = draw_subsamples(size, 10, 0.8)
     with_ten = seconds(lambda: measure_layer(points, named, SETTINGS, draws), rounds=2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

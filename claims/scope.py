@@ -1,0 +1,10 @@
+"""Where in a model, and about which models, the claims speak."""
+
+# Relative depth. The transition lies between early and late: in Llama-3-8b it is layer 16 of 32.
+EARLY, MIDDLE, LATE = (0.0, 0.4), (0.35, 0.65), (0.6, 1.0)
+
+# Accuracy: what guessing gives, with a margin.
+GUESSING = 0.25 + 0.05
+# Below the first the paper sees few-shot and fine-tuned landscapes differ ("65 to 70 %"), and above
+# the second come close; of models between them it says nothing.
+MODERATE_ACCURACY, HIGH_ACCURACY = 0.65, 0.75

@@ -40,7 +40,7 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
         (["--record", "claims"], "claims: is a folder; give the name of a file in it"),
         (["--record", "/dev/null"], "/dev/null: is no plain file"),
         (["--record", "r.json", "--claim", "hierarchy"], "--record writes all claims; leave"),
-        (["--recorded", "reports/recorded/toy.json", "--controls"], "--recorded judges what was measured"),
+        (["--recorded", "reports/recorded/toy.json", "--controls"], "leave out --controls"),
         (["--recorded", "reports/recorded/toy.json", "--shots=0"], "leave out --shots"),
         (["--published", "reports/published-curves.json", "--control", "embeddings"], "leave out"),
         (["-m", "gpu", "--model", MODEL], "-m gpu judges the paper's models; leave out --model"),

@@ -28,8 +28,8 @@ DRAW_SHARE = 0.8
 class Subset:
     """Which questions of the split are asked.
 
-    per_subject: at most so many of every subject, drawn with `seed`; None is the paper's subset
-        (MMLU's 9181 questions, at most 200 a subject).
+    per_subject: at most so many of every subject, drawn with `seed` (of MMLU's test split: from the
+        paper's 9181 questions, which have 200 a subject at most); None is the paper's subset.
     without: another subset of the same dataset, whose questions this one leaves out: what a model
         was fine-tuned on.
     rows: a .npy file of row numbers of the split, the paper's "mask"; the draw is among these.

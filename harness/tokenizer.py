@@ -73,6 +73,7 @@ def letter_tokens(tokenizer: Tokenizer) -> list[int]:
     """Return the token of each answer letter, as it follows `Answer:` (with its space).
 
     Raises ModelError if that is not one token of its own, which the model could give next.
+    Source: the paper's prompt, whose last line is `Answer:`.
     """
 
     def encoded(text: str) -> list[int]:

@@ -26,6 +26,8 @@ def mean_embeddings_into(
 
     In float32: most of a prompt is the same in all prompts of a subject, and bfloat16 would round
     the rest away. There is no next token, so the letter logits are NaN.
+
+    Raises ModelError for a prompt that the model has no positions for.
     """
     table = model.get_input_embeddings()
     tokens = tokenize(tokenizer, prompts, model.config, settings.max_length, budgets.workers)

@@ -68,7 +68,8 @@ def extract(
 
     share: compute what prompts share once.
 
-    Raises ModelError for an unknown architecture.
+    Raises ModelError for an unknown architecture, a tokenizer without tokens of the letters, or a
+    prompt that the model has no positions for.
     Source: the paper, section 3; its repository's `extraction/`.
     """
     with _prepared(model, tokenizer, prompts, settings, budgets, share) as (work, plan):
@@ -93,7 +94,7 @@ def extract_into(
     processes: those that fill the folder together, each with its part of the shards.
     log_every: prompts between two lines in the log; None logs nothing.
 
-    Raises ModelError for an unknown architecture.
+    Raises ModelError as `extract` does.
     """
     with _prepared(model, tokenizer, prompts, settings, budgets, True) as (work, plan):
         files = {shard_file(folder, rows): rows for rows in plan}

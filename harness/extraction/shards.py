@@ -1,7 +1,7 @@
 """Cut the work into shards, each computed and written whole, so that little is ever lost.
 
 A folder of representations holds one safetensors file a shard: `rows` (n,) int64, `letter_logits`
-(n, 4) float32, and `layer-001` ... (n, width) in the model's dtype.
+(n, 4) float32, and `layer-001` ... (n, width) in the model's dtype (mean embeddings: float32).
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class Representations:
 
     rows: the prompts' numbers, (n,) int64.
     layers: (n, width) by layer number, in the model's dtype, on the CPU.
-    letter_logits: (n, 4) float32, the logits of ` A` ... ` D` as the next token.
+    letter_logits: (n, 4) float32, what lm_head gives for ` A` ... ` D` as the next token, before any
+        soft cap or scale of the model's, which leave their order as it is.
     """
 
     rows: Tensor

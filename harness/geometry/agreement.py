@@ -41,7 +41,10 @@ class Agreement:
 def adjusted_rand_index(
     assignment: NDArray[np.int64], labels: Sequence[str] | NDArray[np.int64]
 ) -> float:
-    """Return the ARI of (N,) cluster numbers with N labels: 1 for the same groups, 0 by chance."""
+    """Return the ARI of (N,) cluster numbers with N labels: 1 for the same groups, 0 by chance.
+
+    Source: scikit-learn's `adjusted_rand_score`; Hubert and Arabie 1985.
+    """
     return float(adjusted_rand_score(labels, assignment))
 
 

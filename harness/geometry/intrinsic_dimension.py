@@ -49,5 +49,6 @@ def gride(neighbors: Neighbors, k: int) -> float:
     k: a power of two; 16 in the paper (k1=16, k2=32).
 
     Raises GeometryError if there are fewer than 2k neighbours.
+    Source: the paper, section 3; `gride_scales`.
     """
     return float(gride_scales(neighbors, k).dimension[int(math.log2(k))])

@@ -32,8 +32,8 @@ class Representations:
 
     rows: the prompts' numbers, (n,) int64.
     layers: (n, width) by layer number, in the model's dtype, on the CPU.
-    letter_logits: (n, 4) float32, what lm_head gives for ` A` ... ` D` as the next token, before any
-        soft cap or scale of the model's, which leave their order as it is.
+    letter_logits: (n, 4) float32, what lm_head gives for ` A` ... ` D` as the next token: before a
+        soft cap or scale of the model's, which would leave their order as it is.
     """
 
     rows: Tensor

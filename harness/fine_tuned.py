@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from harness.finetuning.batches import Example
 
 # Raise it when the code behind it changes its results: what older code kept is then not found.
-FINE_TUNING_VERSION = 1
+FINE_TUNING_VERSION = 2
 ZERO_SHOT = PromptFormat(0)
 
 

@@ -1,4 +1,5 @@
-"""LoRA layers with few passes over memory: on a CPU two thirds of PEFT's time is not arithmetic.
+"""LoRA layers with few passes over memory: in bfloat16, two thirds of PEFT's time on a CPU with matrix
+units is not arithmetic, and in float32 a third.
 
 Drawing dropout's masks alone takes a quarter of it. Same mathematics as PEFT's `lora.Linear`, and
 the same distribution of masks, to 1 / 65536 of the probability.
@@ -17,9 +18,12 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+# What the bits of a number are held in: masks are that wide.
+WORDS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
+
 
 def fuse_lora(adapted: PeftModel) -> None:
-    """Let the LoRA layers of a bfloat16 model on a CPU compute with `_FusedLora`, for good.
+    """Let the LoRA layers of a model on a CPU compute with `_FusedLora`, for good.
 
     Their weights, and so what is saved of them, stay PEFT's.
     """
@@ -34,7 +38,7 @@ def _fits(layer: nn.Module) -> TypeGuard[LoraLinear]:
         and type(layer.base_layer) is nn.Linear
         and not layer.lora_variant  # as DoRA is
         and not any(name.endswith("lora_B.default.bias") for name, _ in layer.named_parameters())
-        and layer.base_layer.weight.dtype is torch.bfloat16
+        and layer.base_layer.weight.dtype in WORDS
         and layer.base_layer.weight.device.type == "cpu"
     )
 
@@ -54,20 +58,21 @@ def _forward(layer: LoraLinear, states: Tensor) -> Tensor:
     return output
 
 
-def draw_mask(shape: torch.Size, probability: float) -> Tensor:
-    """Return an int16 mask of `shape`: all bits set, or none with `probability`.
+def draw_mask(shape: torch.Size, probability: float, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """Return an integer mask of `shape`: all bits of a `dtype` set, or none with `probability`.
 
     Seeded by torch's generator, so the same state of it gives the same mask.
     """
     seed = int(torch.randint(2**62, ()))
     count = math.prod(shape)
     words = np.random.SFC64(seed).random_raw(-(-count // 4)).view(np.uint16)[:count]
-    return -torch.from_numpy(words >= round(probability * 65536)).to(torch.int16).view(shape)
+    kept = torch.from_numpy(words >= round(probability * 65536))
+    return kept.to(WORDS[dtype]).neg_().view(shape)
 
 
 def _masked(values: Tensor, mask: Tensor | None) -> Tensor:
     # Five times as fast as a product with 0 and 1.
-    return values if mask is None else (values.view(torch.int16) & mask).view(values.dtype)
+    return values if mask is None else (values.view(mask.dtype) & mask).view(values.dtype)
 
 
 class _FusedLora(torch.autograd.Function):
@@ -86,14 +91,14 @@ class _FusedLora(torch.autograd.Function):
     ) -> Tensor:
         """Return (..., out); states (..., in), down (rank, in) and up (out, rank) in float32."""
         flat = states.to(weight.dtype).flatten(0, -2)
-        mask = draw_mask(flat.shape, probability) if probability else None
+        mask = draw_mask(flat.shape, probability, weight.dtype) if probability else None
         # What dropout leaves is scaled up; here with the adapter's own factor, in one weight.
-        down16 = down.to(weight.dtype)
-        up16 = (up * (scale / (1 - probability))).to(weight.dtype)
-        inner = _masked(flat, mask) @ down16.T
+        lower = down.to(weight.dtype)
+        upper = (up * (scale / (1 - probability))).to(weight.dtype)
+        inner = _masked(flat, mask) @ lower.T
         output = F.linear(flat, weight, bias)
-        output.addmm_(inner, up16.T)
-        ctx.save_for_backward(flat, weight, mask, inner, down16, up16)
+        output.addmm_(inner, upper.T)
+        ctx.save_for_backward(flat, weight, mask, inner, lower, upper)
         ctx.factor = scale / (1 - probability)
         ctx.shape, ctx.dtype = states.shape, states.dtype
         return output.view(*states.shape[:-1], -1)
@@ -101,11 +106,14 @@ class _FusedLora(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of states, down and up; the others have none."""
-        flat, weight, mask, inner, down16, up16 = ctx.saved_tensors
+        flat, weight, mask, inner, lower, upper = ctx.saved_tensors
         gradient = gradient.to(weight.dtype).flatten(0, -2)
-        inner_gradient = gradient @ up16
+        inner_gradient = gradient @ upper
         of_states = gradient @ weight
-        of_states += _masked(inner_gradient @ down16, mask)
+        of_kept = inner_gradient @ lower
+        if mask is not None:
+            of_kept.view(mask.dtype).bitwise_and_(mask)
+        of_states += of_kept
         of_down = (inner_gradient.T @ _masked(flat, mask)).float()
         of_up = (gradient.T @ inner).float() * ctx.factor
         return of_states.view(ctx.shape).to(ctx.dtype), None, None, of_down, of_up, None, None

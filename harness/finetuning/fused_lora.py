@@ -1,8 +1,8 @@
-"""LoRA layers with few passes over memory: in bfloat16, two thirds of PEFT's time on a CPU with matrix
-units is not arithmetic, and in float32 a third.
+"""LoRA layers with few passes over memory: much of PEFT's time on a CPU is not arithmetic.
 
-Drawing dropout's masks alone takes a quarter of it. Same mathematics as PEFT's `lora.Linear`, and
-the same distribution of masks, to 1 / 65536 of the probability.
+In bfloat16 on matrix units it is two thirds, and drawing dropout's masks alone a quarter. Same
+mathematics as PEFT's `lora.Linear`, and the same distribution of masks, to 1 / 65536 of the
+probability.
 """
 
 from __future__ import annotations

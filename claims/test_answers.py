@@ -58,7 +58,8 @@ def test_fine_tuned_late_layers_group_by_answer(landscapes: ConditionSet, judge:
 def test_few_shot_late_layers_stay_mixed(landscapes: ConditionSet, judge: Judge) -> None:
     """In models of moderate accuracy the late few-shot layers do not group by answer."""
     few = landscapes.most_shots
-    if few.accuracy is not None and not GUESSING <= few.accuracy <= MODERATE_ACCURACY:
+    low, high = few.accuracy_interval or (few.accuracy, few.accuracy)
+    if low is not None and high is not None and (low > MODERATE_ACCURACY or high < GUESSING):
         pytest.skip(f"is about models of moderate accuracy; this one has {few.accuracy:.2f}")
     # 0.05: what the paper gives for Llama-3-8b and Mistral. The median, since single layers of
     # the authors' own curves reach 0.11.

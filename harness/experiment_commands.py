@@ -177,9 +177,10 @@ def measure(
     from harness.measure_folder import measure_folder
 
     context = click.get_current_context()
-    for name in options.keys() - {"condition"}:
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"--{name.replace('_', '-')} is of a model, FOLDER needs none")
+    for option in context.command.params:
+        typed = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
+        if typed and option.name in options.keys() - {"condition"}:
+            raise click.UsageError(f"{option.opts[0]} is of a model, FOLDER needs none")
     if labels is None:
         raise click.UsageError("FOLDER needs --labels.")
     landscape, measured = measure_folder(folder, labels, GeometrySettings(), subsamples)

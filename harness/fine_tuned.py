@@ -81,14 +81,14 @@ class FineTuned:
                 "give another --batch-size"
             )
         asked = len(self.validation_questions.questions)
-        if asked < processes:
+        if self.options.evaluations and asked < processes:
             raise SettingsError(
                 f"split {self.validation!r} has {asked} questions for {processes} processes; "
                 "launch fewer, or give another --validation"
             )
         check_spreading()
-        kept = self.experiment.store.find("adapters", self._key)
-        if self.experiment.device_map and not kept:
+        # The key is of all weights: too much to read where it is not needed.
+        if self.experiment.device_map and not self.experiment.store.find("adapters", self._key):
             raise SettingsError(
                 "a model that needs --device-map is not fine-tuned here; run `accelerate launch "
                 "--use_fsdp ... -m harness.cli finetune` with the same --store first (README)"
@@ -224,6 +224,7 @@ class FineTuned:
         """Return what tells this training from another, as `training.json` has it."""
         questions = self.questions
         return {
+            "version": FINE_TUNING_VERSION,
             "model": self.experiment.fingerprint,
             "trained_on": {
                 "dataset": questions.name,

@@ -106,7 +106,7 @@ DATASET_OPTION = click.option(
     type=click.IntRange(min=0),
     default=TrainingOptions.evaluations,
     show_default=True,
-    help="Times that the validation split is asked.",
+    help="Times that the validation split is asked, and once before; 0: never.",
 )
 @click.option("--preprocessing-num-workers", type=int, help="Processes that tokenize.")
 @click.option("--logging-steps", type=click.IntRange(min=1), help="Lines in the log; no bar then.")
@@ -188,8 +188,8 @@ def _check_copy(out: Path, training: FineTuned) -> None:
         return
     kept, wanted = read_record(out), training.record()
     # The same questions may have been asked for in another way.
-    same = [kept[name] == wanted[name] for name in ("model", "FineTuning", "learnt")]
-    if not all(same):
+    same = [kept.get(name) == wanted[name] for name in ("version", "model", "FineTuning")]
+    if not all(same) or kept["trained_on"]["fingerprint"] != wanted["trained_on"]["fingerprint"]:
         raise SettingsError(f"{out}: holds another training; give a new folder as --output-dir")
 
 

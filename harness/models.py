@@ -25,7 +25,8 @@ def default_device() -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
     # One process a GPU of its machine, by the number that the launcher gives it there.
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    return torch.device("cuda", rank % torch.cuda.device_count())  # a process may see its own only
 
 
 def load_model(
@@ -141,16 +142,22 @@ def _spread(
 ) -> PreTrainedModel:
     """Return a model that is in memory spread over devices, as `from_pretrained` would have."""
     from accelerate import dispatch_model, infer_auto_device_map
+    from accelerate.utils import get_balanced_memory
 
-    if isinstance(device_map, str):
-        whole = model._no_split_modules
-        device_map = infer_auto_device_map(model, no_split_module_classes=list(whole or ()))
-    spread: PreTrainedModel = dispatch_model(
-        model,
-        device_map,
-        offload_dir=offload,
-        skip_keys=model._skip_keys_device_placement,
-    )
+    whole = list(model._no_split_modules or ())
+    try:
+        if isinstance(device_map, str):
+            low, even = device_map == "balanced_low_0", device_map != "sequential"
+            memory = get_balanced_memory(model, None, whole, low_zero=low) if even else None
+            device_map = infer_auto_device_map(model, memory, whole)
+        spread: PreTrainedModel = dispatch_model(
+            model,
+            device_map,
+            offload_dir=offload,
+            skip_keys=model._skip_keys_device_placement,
+        )
+    except Exception as error:  # as below
+        raise ModelError(f"cannot spread the model over devices ({first_line(error)})") from error
     return spread
 
 

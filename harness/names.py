@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 
 def model_name(given: str) -> str:
     """Return the name of a model's folder, also of `.`, or of it on the hub without its owner."""
-    return Path(given).expanduser().absolute().name
+    return os.path.basename(os.path.abspath(os.path.expanduser(given)))
 
 
 def dataset_name(given: str) -> str:
     """Return the name of a dataset's folder, or its hub name as it is."""
-    folder = Path(given).expanduser()
-    return folder.absolute().name if folder.is_dir() else given
+    folder = os.path.expanduser(given)
+    return os.path.basename(os.path.abspath(folder)) if os.path.isdir(folder) else given

@@ -358,6 +358,7 @@ class Experiment:
             "dataset": dataset_name(self.dataset),
             "questions": len(self.questions.questions),
             "questions_fingerprint": self.questions.fingerprint,
+            "shots_fingerprint": self.questions.shots_fingerprint if prompt.shots else None,
             "trained_on": self._trained_on(),
             "FineTuning": self._training.get("FineTuning"),
             **{

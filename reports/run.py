@@ -32,7 +32,7 @@ class Run:
     claims: a table a verdict, as `record.schema.json` has it; skipped: one a claim that was not
         judged, with the reason.
     landscapes: all that was measured, under controls and variations too; published curves only
-        where they are not this project's.
+        where they are not this project's, or nothing else was judged.
     original: the names in the file of models that have another one here.
     """
 

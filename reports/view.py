@@ -106,8 +106,10 @@ class Report:
         found = {one["source"] for one in self._claims if one["claim"] == claim}
         return "".join(found - {PAPER})
 
-    def tally(self, model: str, *, papers: bool = True) -> dict[str, int]:
+    def tally(self, model: str, *, papers: bool = True) -> dict[str, int | None]:
         """Return how many claims came out how for one model, and how many were not judged.
+
+        `specific` is None where no control was measured.
 
         papers: of the paper's own claims; or of all others.
         """
@@ -120,7 +122,11 @@ class Report:
         return {
             **{word: words.count(word) for word in MARKS},
             "stated": sum(as_stated(one) for one in judged),
-            "specific": sum(one["specificity"] == "specific to learning" for one in judged),
+            "specific": (
+                sum(one["specificity"] == "specific to learning" for one in judged)
+                if any(one["controls"] for one in judged)
+                else None
+            ),
             "not judged": sum(
                 one["model"] == model and (one["source"] == PAPER) == papers
                 for one in self.skipped.values()

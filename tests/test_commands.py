@@ -4,12 +4,15 @@ import json
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from fixtures.cases import TOY
+from fixtures.cases import PUBLISHED, TOY
+from harness.landscape import read_published
+from reports.run import Run
 
 ROOT = Path(__file__).parents[1]
 MODEL, QUESTIONS = str(TOY / "model"), str(TOY / "questions")
@@ -45,6 +48,8 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
         (["--published", "reports/published-curves.json", "--control", "embeddings"], "leave out"),
         (["-m", "gpu", "--model", MODEL], "-m gpu judges the paper's models; leave out --model"),
         (["--record", "r.json", "-k", "answers"], "--record writes all claims; leave out -k"),
+        (["--control-seeds", "3"], "--control-seeds needs --controls, or --control random-weights"),
+        (["--model", "~nobody-here/x"], "no such model folder"),
         (
             ["--fine-tune", "--model", MODEL, "--mmlu", QUESTIONS, "--device-map", "auto"],
             "use_fsdp",
@@ -104,6 +109,20 @@ def test_the_papers_models_are_skipped_where_there_is_no_gpu(tmp_path: Path) -> 
     done = run("pytest", "claims", "-m", "gpu", "-rs", "--out", str(tmp_path / "out"))
     assert done.returncode == 0, done.stdout
     assert "the paper's models need a GPU" in done.stdout and " passed" not in done.stdout
+
+
+def test_exceptions_stay_with_a_model_of_the_paper_when_its_record_is_judged(
+    tmp_path: Path,
+) -> None:
+    given = read_published(PUBLISHED)["llama-2-7b"]
+    for name, stated in (("Llama-2-7b-hf", 0), ("my-llama", 1)):
+        record = tmp_path / f"{name}.json"
+        own = [replace(one, model=name) for one in given.values()]
+        environment = {"settings": {"not_measured": [], "command": "", "device": "cpu"}}
+        Run(environment | {"versions": {}}, [], [], own).write_record(record)
+        claims = ["--claim", "two-phases-id", "--out", str(tmp_path / "out")]
+        done = run("pytest", "claims", "--recorded", str(record), *claims)
+        assert done.returncode == stated, done.stdout  # nobody has stated it of the other
 
 
 def test_a_record_of_published_curves_can_be_recorded_again(tmp_path: Path) -> None:

@@ -186,6 +186,14 @@ def test_an_output_folder_of_another_training_is_refused_before_training(tmp_pat
     before = list((tmp_path / "store" / "adapters").iterdir())
     with pytest.raises(UserError, match="holds another training"):
         run(tmp_path, *quick, "--seed", "1")
+    record = json.loads((tmp_path / "out" / "training.json").read_text())
+    for field, value in (
+        ("version", 0),
+        ("trained_on", record["trained_on"] | {"fingerprint": "x"}),
+    ):
+        (tmp_path / "out" / "training.json").write_text(json.dumps(record | {field: value}))
+        with pytest.raises(UserError, match="holds another training"):
+            run(tmp_path, *quick)
     assert list((tmp_path / "store" / "adapters").iterdir()) == before
 
 

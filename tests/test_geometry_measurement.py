@@ -119,9 +119,9 @@ def test_the_command_writes_a_landscape_and_prints_intervals(folder: Path) -> No
     done = subprocess.run([*command, "--condition", "mine"], cwd=ROOT, timeout=100)
     assert json.loads(out.read_text())["condition"] == "mine" and done.returncode == 0
     done = subprocess.run(
-        [*command, "--shots", "5"], cwd=ROOT, capture_output=True, text=True, timeout=100
+        [*command, "--mmlu", "x"], cwd=ROOT, capture_output=True, text=True, timeout=100
     )
-    assert done.returncode == 2 and "--shots is of a model, FOLDER needs none" in done.stderr
+    assert done.returncode == 2 and "--mmlu is of a model, FOLDER needs none" in done.stderr
     (folder / "layer-3.npy").write_bytes(b"nothing")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert done.returncode == 2 and "Traceback" not in done.stderr

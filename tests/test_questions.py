@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -11,9 +12,12 @@ import pytest
 from fixtures.cases import TOY
 from fixtures.toy_model import write_questions
 from harness.errors import DatasetError, SettingsError
-from harness.protocol import Subset
+from harness.pipeline import Experiment
+from harness.protocol import PromptFormat, Subset
 from harness.questions.mmlu import load_questions
+from harness.questions.question import QuestionSet
 from harness.questions.toy import SUBJECTS, toy_world, training_documents
+from harness.store import Store
 
 QUESTIONS = str(TOY / "questions")
 
@@ -112,4 +116,20 @@ def test_toy_splits_and_training_documents_share_no_question() -> None:
 def test_the_toy_folder_is_what_the_world_makes(tmp_path: Path) -> None:
     write_questions(toy_world(), tmp_path)
     made = load_questions(str(tmp_path), Subset(), 5)
-    assert made.fingerprint == load_questions(QUESTIONS, Subset(), 5).fingerprint
+    assert made.shots_fingerprint == load_questions(QUESTIONS, Subset(), 5).shots_fingerprint
+
+
+def test_other_shots_make_other_prompts_only_where_shots_are_asked(tmp_path: Path) -> None:
+    drawn = load_questions(QUESTIONS, Subset(per_subject=2), 1)
+    shots = {
+        subject: [replace(shot, answer=3 - shot.answer) for shot in own]
+        for subject, own in drawn.shots.items()
+    }
+
+    def keys(questions: QuestionSet) -> list[str]:
+        experiment = Experiment(str(TOY / "model"), QUESTIONS, Store(tmp_path))
+        experiment.__dict__["questions"] = questions
+        return [experiment._extraction_key(PromptFormat(shots)) for shots in (0, 1)]
+
+    (zero, one), (same, other) = keys(drawn), keys(replace(drawn, shots=shots))
+    assert zero == same and one != other

@@ -58,7 +58,7 @@ def _forward(layer: LoraLinear, states: Tensor) -> Tensor:
     return output
 
 
-def draw_mask(shape: torch.Size, probability: float, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+def draw_mask(shape: torch.Size, probability: float, dtype: torch.dtype) -> Tensor:
     """Return an integer mask of `shape`: all bits of a `dtype` set, or none with `probability`.
 
     Seeded by torch's generator, so the same state of it gives the same mask.

@@ -111,7 +111,7 @@ def test_the_papers_models_are_skipped_where_there_is_no_gpu(tmp_path: Path) -> 
     assert "the paper's models need a GPU" in done.stdout and " passed" not in done.stdout
 
 
-def test_exceptions_stay_with_a_model_of_the_paper_when_its_record_is_judged(
+def test_exceptions_stay_with_a_model_of_the_paper_in_its_record(
     tmp_path: Path,
 ) -> None:
     given = read_published(PUBLISHED)["llama-2-7b"]

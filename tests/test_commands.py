@@ -105,7 +105,7 @@ def test_published_curves_are_judged_and_reported(tmp_path: Path) -> None:
 
 def test_the_papers_models_are_skipped_where_there_is_no_gpu(tmp_path: Path) -> None:
     if torch.cuda.is_available():
-        pytest.skip("there is one")
+        pytest.skip("there is a GPU: it would judge the paper's models")
     done = run("pytest", "claims", "-m", "gpu", "-rs", "--out", str(tmp_path / "out"))
     assert done.returncode == 0, done.stdout
     assert "the paper's models need a GPU" in done.stdout and " passed" not in done.stdout

@@ -65,6 +65,7 @@ def test_the_gallery_shows_the_records() -> None:
     shown = Report(read_runs(RECORDS)).show("report.md")
     assert (ROOT / "reports" / "gallery" / "report.md").read_text(encoding="utf-8") == shown
     page = (ROOT / "reports" / "gallery" / "report.html").read_text(encoding="utf-8")
+    assert all(model in page for run in read_runs(RECORDS) for model in run.models)
     for run in read_runs(RECORDS):
         for one in run.claims:
             measured = not one["model"].startswith(PUBLISHED)

@@ -32,6 +32,15 @@ CURVES = (
     "kindred",
     "kindred_by_chance",
 )
+# Of what is measured, these too. The paper's repository computes them; no claim asks for them.
+MORE_CURVES = (
+    "ami_subjects",
+    "ami_answers",
+    "homogeneity_subjects",
+    "homogeneity_answers",
+    "overlap_subjects",
+    "overlap_answers",
+)
 PUBLISHED = "published:"  # how the names of models begin whose curves were published
 # Of a fine-tuned checkpoint too: the share of neighbours that it has in common with the model
 # before fine-tuning.
@@ -134,8 +143,8 @@ class Landscape:
     """What the geometry of every layer is, for one model in one condition.
 
     layer: layer numbers, ascending; the last is the number of blocks (the final norm).
-    curves: a value a layer for each name in CURVES, and maybe OVERLAP; NaN where it was not
-        measured.
+    curves: a value a layer for each name in CURVES, and maybe in MORE_CURVES and OVERLAP; NaN
+        where it was not measured.
     subjects: number of subjects of the analysed questions.
     accuracy: share of right answers, 0 to 1, or None where it is not known.
     origin: settings, fingerprints and versions that made it.

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from harness.errors import GeometryError
-from harness.geometry.agreement import adjusted_rand_index, pure_share
+from harness.geometry.agreement import agreement, pure_share
 from harness.geometry.density import knn_density, pak_density
 from harness.geometry.density_peaks import DensityPeaks, density_peaks
 from harness.geometry.hierarchy import Dendrogram, category_agreement, dendrogram
@@ -30,7 +30,7 @@ from harness.geometry.neighbors import (
     first_identical,
     nearest_neighbors,
 )
-from harness.geometry.overlap import representation_overlap
+from harness.geometry.overlap import label_overlap, representation_overlap
 from harness.geometry.subsample import neighbors_among
 from harness.protocol import GeometrySettings
 
@@ -63,7 +63,7 @@ class Labels:
 
 @dataclass(frozen=True)
 class LayerMeasurement:
-    """A value for each of CURVES, of all points and of every subsample of them."""
+    """A value for each of CURVES and MORE_CURVES, of all points and of every subsample of them."""
 
     values: Values
     subsamples: tuple[Values, ...] = ()
@@ -232,11 +232,28 @@ def _values(neighbors: Neighbors, labels: Labels, settings: GeometrySettings) ->
         "intrinsic_dimension": dimension,
         "density_peaks": float(peaks.count),
         "core_fraction": peaks.core_fraction,
-        "ari_subjects": adjusted_rand_index(peaks.assignment, labels.subjects),
-        "ari_answers": adjusted_rand_index(peaks.assignment, labels.answers),
+        **_by_label("subjects", labels.subjects, peaks, neighbors),
+        **_by_label("answers", labels.answers, peaks, neighbors),
         "pure_peaks": pure_share(peaks.assignment, labels.subjects),
         "kindred": kindred,
         "kindred_by_chance": by_chance,
+    }
+
+
+def _by_label(
+    name: str, labels: Sequence[str], peaks: DensityPeaks, neighbors: Neighbors
+) -> Values:
+    """Return how peaks and neighbourhoods agree with one kind of label."""
+    found = agreement(peaks.assignment, labels, permutations=0)
+    try:
+        overlap = label_overlap(neighbors, labels).balanced
+    except GeometryError:  # a label has more points than neighbours are kept for
+        overlap = math.nan
+    return {
+        f"ari_{name}": found.adjusted_rand_index.value,
+        f"ami_{name}": found.adjusted_mutual_information.value,
+        f"homogeneity_{name}": found.homogeneity.value,
+        f"overlap_{name}": overlap,
     }
 
 

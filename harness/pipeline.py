@@ -17,7 +17,7 @@ import numpy as np
 from harness.accuracy import Accuracy, accuracy
 from harness.cost import counted, device_name, read_cost
 from harness.errors import DatasetError, GeometryError
-from harness.landscape import CURVES, OVERLAP, Draw, Landscape, Tree
+from harness.landscape import CURVES, MORE_CURVES, OVERLAP, Draw, Landscape, Tree
 from harness.names import dataset_name, model_name
 from harness.processes import launched_processes
 from harness.protocol import (
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 # Raise one when the code behind it changes its results: what older code kept is then not found.
 EXTRACTION_VERSION = 3
-GEOMETRY_VERSION = 5
+GEOMETRY_VERSION = 6
 
 
 @dataclass(frozen=True)
@@ -287,9 +287,10 @@ class Experiment:
         read = partial(read_layer, folder)
         drawn = draw_subsamples(len(questions), self.geometry.draws, DRAW_SHARE)
         rows = measure_layers(layers, read, labels, self.geometry, drawn, f"{name}: measure")
-        curves = {name: tuple(row.values[name] for row in rows) for name in CURVES}
+        names = (*CURVES, *MORE_CURVES)
+        curves = {name: tuple(row.values[name] for row in rows) for name in names}
         draws = [
-            {name: tuple(row.subsamples[number][name] for row in rows) for name in CURVES}
+            {name: tuple(row.subsamples[number][name] for row in rows) for name in names}
             for number in range(len(drawn))
         ]
         if before:

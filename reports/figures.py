@@ -26,6 +26,8 @@ QUANTITIES = {
     "core_fraction": "share of core points",
     "ari_subjects": "ARI of clusters with subjects",
     "ari_answers": "ARI of clusters with answers",
+    "overlap_subjects": "share of neighbours of the same subject",
+    "overlap_answers": "share of neighbours with the same answer",
 }
 COLORS = {
     "0-shot": "#000000",

@@ -171,20 +171,20 @@ class Report:
     def profiles(self, *quantities: str) -> str:
         """Return the panels of some quantities: every model's, and published ones beside them."""
         shown = []
-        reference = list(read_published(CURVES)[REFERENCE].values())
+        published = list(read_published(CURVES)[REFERENCE].values())
+        sources = {model: self.own(model) for model in self.models}
+        sources[f"{REFERENCE}, the authors' own curves"] = published
         for quantity in quantities:
-            panels = []
             title = figures.QUANTITIES[quantity]
-            for model in self.models:
-                own = self.own(model)
-                if own:
-                    panels.append((f"{model}: {title}", figures.profile(own, quantity)))
-            panels.append(
-                (
-                    f"{REFERENCE}, the authors' own curves: {title}",
-                    figures.profile(reference, quantity),
-                )
-            )
+            having = {
+                name: [one for one in landscapes if quantity in one.curves]
+                for name, landscapes in sources.items()
+            }
+            panels = [
+                (f"{name}: {title}", figures.profile(landscapes, quantity))
+                for name, landscapes in having.items()
+                if landscapes
+            ]
             shown.append(self._panels(panels))
         return "".join(shown)
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,18 @@ def test_a_layer_of_blobs_agrees_with_their_labels_and_not_with_others() -> None
     assert values["ari_subjects"] == 1.0
     assert abs(values["ari_answers"]) < 0.05
     assert values["density_peaks"] == 4
+    for one in ("ami", "homogeneity", "overlap"):
+        assert values[f"{one}_subjects"] == pytest.approx(1.0)
+    assert abs(values["ami_answers"]) < 0.05 and abs(values["overlap_answers"] - 0.25) < 0.05
+
+
+def test_a_label_of_more_points_than_neighbours_has_no_overlap_and_the_rest_is_known() -> None:
+    # 60 points a label, and the share of 30 % of them that the overlap looks at is 18.
+    for neighbors, known in ((17, False), (18, True)):
+        settings = GeometrySettings(neighbors=neighbors, id_k=8, density_k=16)
+        values = measure_layer(blobs(0), labels(), settings).values
+        assert math.isfinite(values["overlap_subjects"]) == known
+        assert math.isfinite(values["homogeneity_subjects"])
 
 
 def test_subsamples_are_measured_as_if_they_were_alone() -> None:
@@ -115,7 +128,7 @@ def test_the_command_writes_a_landscape_and_prints_intervals(folder: Path) -> No
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(out.read_text())["curves"]["density_peaks"] == [4.0] * 3
-    assert len(done.stdout.splitlines()) == 18 and "ari_subjects" in done.stdout
+    assert len(done.stdout.splitlines()) == 36 and "ari_subjects" in done.stdout
     done = subprocess.run([*command, "--condition", "mine"], cwd=ROOT, timeout=100)
     assert json.loads(out.read_text())["condition"] == "mine" and done.returncode == 0
     done = subprocess.run(

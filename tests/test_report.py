@@ -229,6 +229,14 @@ def test_a_bar_shows_effects_on_the_side_of_the_threshold_where_they_are(
             assert (scale.at(effect) >= line) if effect >= threshold else (scale.at(effect) <= line)
 
 
+def test_a_curve_that_few_have_is_shown_of_those(run: Run) -> None:
+    having = landscape("0-shot", "with")
+    having = replace(having, curves={**having.curves, "overlap_subjects": (0.1,) * 4}, draws=())
+    shown = Report([replace(run, landscapes=[having, landscape("0-shot", "without")])])
+    text = shown.profiles("overlap_subjects")
+    assert "with: share of" in text and "without: share of" not in text and "own curves" not in text
+
+
 def test_labels_do_not_lie_over_each_other() -> None:
     conditions = ("0-shot", "1-shot", "2-shot", "5-shot", "fine-tuned")
     same = [replace(landscape("0-shot"), condition=condition) for condition in conditions]

@@ -1,5 +1,9 @@
 """Where in a model, and about which models, the claims speak."""
 
+from collections.abc import Mapping
+
+from harness.landscape import PUBLISHED
+
 # Relative depth. The transition lies between early and late: in Llama-3-8b it is layer 16 of 32.
 EARLY, MIDDLE, LATE = (0.0, 0.4), (0.35, 0.65), (0.6, 1.0)
 
@@ -8,3 +12,8 @@ GUESSING = 0.25 + 0.05
 # Below the first the paper sees few-shot and fine-tuned landscapes differ ("65 to 70 %"), and above
 # the second come close; of models between them it says nothing.
 MODERATE_ACCURACY, HIGH_ACCURACY = 0.70, 0.75
+
+
+def papers_own(exceptions: Mapping[str, str]) -> dict[str, str]:
+    """Return exceptions of the paper's models, by hub name, also of their published curves."""
+    return {**exceptions, **{f"{PUBLISHED}{model}": why for model, why in exceptions.items()}}

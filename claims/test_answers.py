@@ -2,7 +2,7 @@
 
 import pytest
 
-from claims.scope import EARLY, GUESSING, LATE, MODERATE_ACCURACY
+from claims.scope import EARLY, GUESSING, LATE, MODERATE_ACCURACY, papers_own
 from fixtures.conditions import ConditionSet, Judge
 
 
@@ -24,10 +24,9 @@ def test_answers_are_no_modes_before_the_transition(landscapes: ConditionSet, ju
 
 @pytest.mark.claim(
     "answers-fine-tuned",
-    exceptions={
-        name: "Llama-2-7b's late ARI is 0.05 in the authors' curves; the paper gives none for it"
-        for name in ("published:llama-2-7b", "llama-2-7b")
-    },
+    exceptions=papers_own(
+        {"llama-2-7b": "its late ARI is 0.05 in the authors' curves; the paper gives none for it"}
+    ),
 )
 def test_fine_tuned_late_layers_group_by_answer(landscapes: ConditionSet, judge: Judge) -> None:
     """After the transition, and only there, fine-tuned representations group by answer."""
@@ -49,11 +48,12 @@ def test_fine_tuned_late_layers_group_by_answer(landscapes: ConditionSet, judge:
 
 @pytest.mark.claim(
     "answers-few-shot",
-    exceptions={
-        name: "the paper sees answers in the late few-shot layers of 70b models"
-        for model in ("llama-2-70b", "llama-3-70b")
-        for name in (f"published:{model}", model)
-    },
+    exceptions=papers_own(
+        dict.fromkeys(
+            ("llama-2-70b", "llama-3-70b"),
+            "the paper sees answers in the late few-shot layers of 70b models",
+        )
+    ),
 )
 def test_few_shot_late_layers_stay_mixed(landscapes: ConditionSet, judge: Judge) -> None:
     """In models of moderate accuracy the late few-shot layers do not group by answer."""

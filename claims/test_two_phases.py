@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from claims.scope import EARLY, LATE, MIDDLE
+from claims.scope import EARLY, LATE, MIDDLE, papers_own
 from fixtures.conditions import ConditionSet, Judge
 from harness.landscape import Curve
 
+NO_PEAK = {"llama-2-7b": "the paper sees no ID peak in Llama-2-7b"}
 FALL = 0.125  # four layers of 32: the three in which the paper sees the ID fall, and one more
 
 
@@ -21,11 +22,8 @@ def hump(curve: Curve) -> float:
 
 @pytest.mark.claim(
     "two-phases-id",
-    exceptions={
-        "published:llama-2-7b": "the paper sees no ID peak in Llama-2-7b",
-        "llama-2-7b": "the paper sees no ID peak in Llama-2-7b",
-        "toy": "the toy's ID rises to its last blocks and does not fall again",
-    },
+    exceptions=papers_own(NO_PEAK)
+    | {"toy": "the toy's ID rises to its last blocks and does not fall again"},
 )
 def test_the_intrinsic_dimension_peaks_in_the_middle(
     landscapes: ConditionSet, judge: Judge
@@ -67,15 +65,13 @@ def test_the_peak_of_the_dimension_grows_with_shots(landscapes: ConditionSet, ju
 
 @pytest.mark.claim(
     "two-phases-id-fine-tuned",
-    exceptions={
-        name: reason
-        for model, reason in {
-            "llama-2-7b": "the paper sees no ID peak in Llama-2-7b",
+    exceptions=papers_own(
+        NO_PEAK
+        | {
             "llama-2-70b": "the paper sees a weaker ID peak in Llama-2",
             "llama-3-70b": "the authors' own curve is 1 % lower than with 5 shots",
-        }.items()
-        for name in (f"published:{model}", model)
-    }
+        }
+    )
     | {"toy": "the toy's ID grows more with shots than with fine-tuning"},
 )
 def test_the_peak_of_the_dimension_grows_most_with_fine_tuning(

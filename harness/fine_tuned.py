@@ -73,7 +73,7 @@ class FineTuned:
         """Raise a UserError now for what would fail later."""
         count = len(self.questions.questions)
         batch, processes = self.settings.batch_size, launched_processes().count
-        steps = self.settings.most_steps or math.inf
+        steps = self.settings.max_steps or math.inf
         smallest = batch if steps < steps_an_epoch(count, batch) else count % batch or batch
         if smallest < processes:
             raise SettingsError(

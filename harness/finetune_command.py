@@ -69,11 +69,11 @@ DATASET_OPTION = click.option(
 @click.option("--target-modules", help="With commas [default: every linear layer].")
 @click.option("--learning-rate", type=float)
 @click.option("--lr-min-fact", "lowest_rate", type=float, help="Of the peak, at the end.")
-@click.option("--warmup-ratio", "warm_up", type=float)
+@click.option("--warmup-ratio", type=float)
 @click.option("--weight-decay", type=float)
 @click.option("--batch-size", type=int, help="Questions a step.")
-@click.option("--max-train-steps", "most_steps", type=int)
-@click.option("--clip-grad-norm", "clip", type=float)
+@click.option("--max-train-steps", "max_steps", type=int)
+@click.option("--clip-grad-norm", "max_grad_norm", type=float)
 @click.option(
     "--weight-samples",
     "weight_subjects",

@@ -106,10 +106,10 @@ class FineTuning:
 
     rank, alpha, dropout: of the adapter. target_modules: names of the projections that get one;
         None is every linear layer of the blocks.
-    learning_rate: at its peak, after `warm_up` (a share of the steps); a cosine takes it down to
-        `lowest_rate` (a share of the peak).
-    batch_size: questions a step. most_steps: of the training, if that is less than the epochs have.
-    clip: largest norm of a step's gradient; None does not clip.
+    learning_rate: at its peak, after `warmup_ratio` (a share of the steps); a cosine takes it down
+        to `lowest_rate` (a share of the peak).
+    batch_size: questions a step. max_steps: of the training, if that is less than the epochs have.
+    max_grad_norm: largest norm of a step's gradient; None does not clip.
     weight_subjects: every subject weighs the same, whatever its number of questions. (In the
         paper's script, whose passes hold one question, the weights cancel out.)
     max_length: tokens; a longer prompt loses its beginning. None refuses what the model has no
@@ -127,11 +127,11 @@ class FineTuning:
     target_modules: tuple[str, ...] | None = None
     learning_rate: float = 2e-4
     lowest_rate: float = 0.01
-    warm_up: float = 0.05
+    warmup_ratio: float = 0.05
     weight_decay: float = 0.0
     batch_size: int = 16
-    most_steps: int | None = None
-    clip: float | None = None
+    max_steps: int | None = None
+    max_grad_norm: float | None = None
     weight_subjects: bool = False
     max_length: int | None = None
     checkpoints: int = 10
@@ -144,18 +144,18 @@ class FineTuning:
             # Small gradients would vanish in it; the paper's and every recent GPU has bfloat16.
             raise SettingsError("precision is float16; fine-tune in bfloat16 or float32")
         _check_seed(self.seed)
-        for name in ("epochs", "rank", "batch_size", "most_steps", "max_length"):
+        for name in ("epochs", "rank", "batch_size", "max_steps", "max_length"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(f"{name} is {value}; give 1 or more")
-        for name in ("alpha", "learning_rate", "clip"):
+        for name in ("alpha", "learning_rate", "max_grad_norm"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise SettingsError(f"{name} is {value}; give more than 0")
         for name in ("weight_decay", "checkpoints"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise SettingsError(f"{name} is {getattr(self, name)}; give 0 or more")
-        for name in ("dropout", "warm_up", "lowest_rate"):
+        for name in ("dropout", "warmup_ratio", "lowest_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise SettingsError(f"{name} is {getattr(self, name)}; give 0 or more, less than 1")
 

@@ -65,9 +65,9 @@ def test_the_names_of_the_papers_script_mean_the_same(tmp_path: Path) -> None:
     record = json.loads((folder / "training_mine.json").read_text())
     settings = record["FineTuning"]
     assert settings["rank"] == 4 and settings["alpha"] == 8 and settings["dropout"] == 0.2
-    assert settings["weight_subjects"] and settings["clip"] == 1 and settings["seed"] == 7
+    assert settings["weight_subjects"] and settings["max_grad_norm"] == 1 and settings["seed"] == 7
     assert json.loads((folder / "training.json").read_text()) == record
-    assert settings["warm_up"] == 0.1 and settings["max_length"] == 512
+    assert settings["warmup_ratio"] == 0.1 and settings["max_length"] == 512
     drawn = load_questions(QUESTIONS, Subset("dev+validation", 3, rows=str(mask)), 0).questions
     assert record["trained_on"]["questions"] == len(drawn) < 48
     assert all(question.row % 2 == 0 for question in drawn)

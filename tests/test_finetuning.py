@@ -87,7 +87,7 @@ def plain_losses(questions: list[Question], settings: FineTuning, steps: int) ->
             len(questions) / len(count) / count[one.subject] if settings.weight_subjects else 1.0
             for one in chosen
         ]
-        warm = int(total * settings.warm_up)
+        warm = int(total * settings.warmup_ratio)
         low = settings.lowest_rate
         if step < warm:
             factor = low + (1 - low) * step / warm
@@ -101,8 +101,8 @@ def plain_losses(questions: list[Question], settings: FineTuning, steps: int) ->
             each = F.cross_entropy(logits[-2:-1], ids[0, -1:]) * weight / sum(weights)
             each.backward()
             loss += each.item()
-        if settings.clip:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+        if settings.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss)
@@ -113,8 +113,8 @@ def plain_losses(questions: list[Question], settings: FineTuning, steps: int) ->
     "changed",
     [
         {},
-        {"weight_subjects": True, "clip": 0.5},
-        {"weight_decay": 0.1, "warm_up": 0.3, "lowest_rate": 0.2},
+        {"weight_subjects": True, "max_grad_norm": 0.5},
+        {"weight_decay": 0.1, "warmup_ratio": 0.3, "lowest_rate": 0.2},
     ],
     ids=["plain", "weights and clipping", "decay and warm-up"],
 )
@@ -214,7 +214,7 @@ def test_the_checkpoints_are_peft_adapters(tmp_path: Path) -> None:
 def test_validation_is_counted_by_subject(tmp_path: Path) -> None:
     asked = load_questions(QUESTIONS, Subset("test", 2), 0).questions
     exam = Exam(examples_of(asked), [one.subject for one in asked], letter_tokens(TOKENIZER))
-    settings = FineTuning(**{**SETTINGS.__dict__, "most_steps": 4})
+    settings = FineTuning(**{**SETTINGS.__dict__, "max_steps": 4})
     told = fine_tune(
         tmp_path, toy(), examples_of(LEARNT), settings, TrainingOptions(evaluations=2), exam
     )
@@ -237,7 +237,7 @@ def test_validation_is_counted_by_subject(tmp_path: Path) -> None:
 def test_no_evaluations_are_none_before_the_first_step_either(tmp_path: Path) -> None:
     exam = Exam(examples_of(LEARNT), ["a"] * len(LEARNT), [1, 2, 3, 4])
     options = TrainingOptions(evaluations=0)
-    settings = FineTuning(rank=2, most_steps=1, precision="float32")
+    settings = FineTuning(rank=2, max_steps=1, precision="float32")
     told = fine_tune(tmp_path, toy(), examples_of(LEARNT), settings, options, exam)
     assert told.loss and not told.validation
 

@@ -7,16 +7,16 @@ import math
 import numpy as np
 
 
-def learning_rate_factor(step: int, steps: int, warm_up: float, lowest: float) -> float:
+def learning_rate_factor(step: int, steps: int, warmup_ratio: float, lowest: float) -> float:
     """Return the share of the peak learning rate at `step` of `steps`, counted from 0.
 
-    It rises in a line over the first `warm_up` (a share of the steps) from `lowest`, and falls to
-    `lowest` as half a cosine.
+    It rises in a line over the first `warmup_ratio` (a share of the steps) from `lowest`, and falls
+    to `lowest` as half a cosine.
 
     Source: `get_scheduler` of the paper's repository (utils/optimizer_utils.py; a later version, in
     src/, warms up over three steps at most).
     """
-    rising = int(warm_up * steps)
+    rising = int(warmup_ratio * steps)
     if step < rising:
         return lowest + (1 - lowest) * step / rising
     falling = (step - rising) / max(1, steps - rising)

@@ -140,7 +140,7 @@ class _Training:
         # Together, or FSDP could not tell which weights the optimizer steps.
         self.model, self.optimizer = self.accelerator.prepare(answering, optimizer)
         steps = settings.epochs * steps_an_epoch(len(examples), settings.batch_size)
-        self.steps = min(steps, settings.most_steps or steps)
+        self.steps = min(steps, settings.max_steps or steps)
         self.kept = checkpoint_steps(self.steps, settings.checkpoints)
         device = self.accelerator.device.type
         self.pass_tokens = options.tokens or PASS_TOKENS[device]
@@ -183,7 +183,7 @@ class _Training:
         rows = batch_rows(step, len(self.examples), settings.batch_size, settings.seed)
         batch = [self.examples[row] for row in rows]
         weight = sum(example.weight for example in batch)
-        factor = learning_rate_factor(step, self.steps, settings.warm_up, settings.lowest_rate)
+        factor = learning_rate_factor(step, self.steps, settings.warmup_ratio, settings.lowest_rate)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * factor
         self.model.train()
@@ -203,8 +203,8 @@ class _Training:
                 loss += share.detach()
                 # Processes average their gradients; a step's loss is their sum.
                 self.accelerator.backward(share * self.processes)
-        if settings.clip:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), settings.clip)
+        if settings.max_grad_norm:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), settings.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return float(self.accelerator.reduce(loss, "sum"))

@@ -64,7 +64,7 @@ def ours(
     """Return tokens a second of STEPS steps: the difference to a training of one step."""
     seconds = []
     for steps in (1, 1 + STEPS):
-        some = FineTuning(**{**settings.__dict__, "most_steps": steps, "checkpoints": 0})
+        some = FineTuning(**{**settings.__dict__, "max_steps": steps, "checkpoints": 0})
         run = folder / f"{steps}-{time.monotonic_ns()}"
         run.mkdir(parents=True)
         options = TrainingOptions(save_every=10**6, log_lines=1)

@@ -177,6 +177,12 @@ def arrays(jobs: Sequence[Job]) -> list[list[Job]]:
     return list(found.values())
 
 
+def sbatch_options(job: Job, resources: Resources) -> str:
+    """Return what a job asks SLURM for, as options of sbatch."""
+    asked = {**_needed(job, resources), **resources.others}
+    return " ".join(f"--{name.replace('_', '-')}={value}" for name, value in asked.items() if value)
+
+
 def submit_to_slurm(jobs: Sequence[Job], resources: Resources, logs: Path) -> dict[str, str]:
     """Queue `jobs`, none before its needs; return their SLURM ids by name.
 
@@ -212,13 +218,9 @@ def _parameters(array: list[Job], needs: list[str], resources: Resources) -> dic
     first = array[0]
     others = {"requeue": True, "kill-on-invalid-dep": "yes", **resources.others}
     parameters: dict[str, Any] = {
+        **_needed(first, resources),
         "job_name": f"landscape-{first.stage if len(array) > 1 else first.name}",
-        "time": resources.minutes,
         "signal_delay_s": min(WARNING, 20 * resources.minutes),
-        "partition": (not first.gpus and resources.cpu_partition) or resources.partition,
-        "gpus_per_node": first.gpus or None,
-        "mem": resources.memory and f"{resources.memory * 1024:.0f}M",
-        "cpus_per_task": resources.cpus,
         # Since SLURM 22.05 srun does not take over sbatch's.
         "srun_args": resources.cpus and [f"--cpus-per-task={resources.cpus}"],
         "dependency": needs and f"afterok:{':'.join(needs)}",
@@ -226,6 +228,16 @@ def _parameters(array: list[Job], needs: list[str], resources: Resources) -> dic
         "additional_parameters": others,
     }
     return {name: value for name, value in parameters.items() if value}
+
+
+def _needed(job: Job, resources: Resources) -> dict[str, Any]:
+    return {
+        "time": resources.minutes,
+        "partition": (not job.gpus and resources.cpu_partition) or resources.partition,
+        "gpus_per_node": job.gpus,
+        "mem": resources.memory and f"{resources.memory * 1024:.0f}M",
+        "cpus_per_task": resources.cpus,
+    }
 
 
 @contextmanager

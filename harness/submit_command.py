@@ -94,6 +94,7 @@ def submit(
         parse_minutes,
         parse_others,
         run_here,
+        sbatch_options,
         submit_to_slurm,
     )
 
@@ -130,7 +131,9 @@ def submit(
     if dry_run:
         for job in jobs:
             after = f", after {', '.join(job.needs)}" if job.needs else ""
-            click.echo(f"# {job.name}{after}; GPUs: {job.gpus}\n{shlex.join(job.command)}")
+            here = cluster in ("local", "debug")
+            asked = f"GPUs: {job.gpus}" if here else f"sbatch {sbatch_options(job, resources)}"
+            click.echo(f"# {job.name}{after}; {asked}\n{shlex.join(job.command)}")
         return
     logs = logs or out / "logs"
     with _new_folders(out, logs):

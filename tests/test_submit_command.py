@@ -73,8 +73,9 @@ def test_a_dry_run_prints_a_script(tmp_path: Path) -> None:
     out = tmp_path / "my out"
     done = submit(
         *EXPERIMENT, "--use-slow-tokenizer", "--shots", "1", "--num-few-shots", "1,0",
-        "--store", "kept", "--seed", "0", "--out", str(out), "--fine-tune", "--dry-run", "--",
-        "--epochs", "4",
+        "--store", "kept", "--seed", "0", "--out", str(out), "--fine-tune", "--dry-run",
+        "--partition", "fast", "--cpu-partition", "slow", "--time", "1:30:00", "--memory", "1.5",
+        "--slurm", "account=me", "--", "--epochs", "4",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
@@ -82,7 +83,11 @@ def test_a_dry_run_prints_a_script(tmp_path: Path) -> None:
     named = f"--model {TOY / 'model'} --use-slow-tokenizer --mmlu {TOY / 'questions'}"
     own = f"--per-subject 4 --store kept --epochs 4 --output-dir '{out}/adapter-model'"
     assert lines[1].endswith(f"finetune {named} {own}")
-    assert lines[6] == "# extract-fine-tuned, after finetune-fine-tuned; GPUs: 1"
+    asked = "--mem=1536M --account=me"
+    gpu = f"sbatch --time=90 --partition=fast --gpus-per-node=1 {asked}"
+    assert lines[6] == f"# extract-fine-tuned, after finetune-fine-tuned; {gpu}"
+    cpu = f"sbatch --time=90 --partition=slow {asked}"
+    assert lines[8] == f"# measure-0-shot, after extract-0-shot; {cpu}"
     assert "--use-slow-tokenizer --mmlu" in lines[3] and "--per-subject 4 --seed 0" in lines[3]
     assert "-m harness.cli extract --model" in lines[3] and lines[3].endswith("--shots 0")
     refused = submit(

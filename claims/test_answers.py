@@ -56,13 +56,13 @@ def test_fine_tuned_late_layers_group_by_answer(landscapes: ConditionSet, judge:
     ),
 )
 def test_few_shot_late_layers_stay_mixed(landscapes: ConditionSet, judge: Judge) -> None:
-    """In models of moderate accuracy the late few-shot layers do not group by answer."""
+    """In models of moderate accuracy the late layers with most shots do not group by answer."""
     few = landscapes.most_shots
     low, high = few.accuracy_interval or (few.accuracy, few.accuracy)
     if low is not None and high is not None and (low > MODERATE_ACCURACY or high < GUESSING):
         pytest.skip(f"is about models of moderate accuracy; this one has {few.accuracy:.2f}")
     # 0.05: what the paper gives for Llama-3-8b and Mistral. The median, since single layers of
-    # the authors' own curves reach 0.11.
+    # the authors' own curves reach 0.11. (With 2 shots Llama-3-8b's is 0.057.)
     judge(
         lambda of: of.most_shots.curve("ari_answers").between(*LATE).median,
         at_most=0.05,

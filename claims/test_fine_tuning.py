@@ -4,12 +4,12 @@ import math
 
 import pytest
 
-from claims.scope import EARLY, GUESSING, HIGH_ACCURACY, LATE
+from claims.scope import EARLY, GUESSING, HIGH_ACCURACY, LATE, MODERATE_ACCURACY
 from fixtures.conditions import ConditionSet, Judge
 from harness.landscape import OVERLAP
 
 CONVERGING = (0.5, 0.97)  # the paper's layers 40 to 77 of 80
-GROUPED = 0.1  # ARI from which on layers group by answer, as in `answers-fine-tuned`
+GROUPED = 0.1  # ARI that is grouping by answer, as in `answers-fine-tuned`
 
 
 @pytest.mark.claim("fine-tuning-is-late")
@@ -35,7 +35,7 @@ def test_shots_and_fine_tuning_answer_equally_well(landscapes: ConditionSet, jud
     """The accuracies with shots and after fine-tuning are close all the same."""
 
     def difference(of: ConditionSet) -> float:
-        return abs(of.most_shots.known_accuracy - of.fine_tuned.known_accuracy)
+        return of.most_shots.known_accuracy - of.fine_tuned.known_accuracy
 
     best = max(one.known_accuracy for one in (landscapes.most_shots, landscapes.fine_tuned))
     if best < GUESSING:
@@ -44,6 +44,7 @@ def test_shots_and_fine_tuning_answer_equally_well(landscapes: ConditionSet, jud
     judge(
         difference,
         at_most=0.05,
+        magnitude=True,
         conditions=[landscapes.most_shots, landscapes.fine_tuned],
         layers="none: the answers",
     )
@@ -53,24 +54,27 @@ def test_shots_and_fine_tuning_answer_equally_well(landscapes: ConditionSet, jud
 def test_in_accurate_models_shots_group_by_answer_too(
     landscapes: ConditionSet, judge: Judge
 ) -> None:
-    """In accurate models the late layers with shots are near to the fine-tuned ones."""
-    tuned = landscapes.fine_tuned
-    if tuned.known_accuracy <= HIGH_ACCURACY:
-        pytest.skip(f"is about models above 75 %; this one has {tuned.accuracy:.2f}")
+    """The late layers with shots are near to the fine-tuned ones in accurate models only."""
+    accuracy = landscapes.fine_tuned.known_accuracy
+    if MODERATE_ACCURACY < accuracy <= HIGH_ACCURACY:
+        pytest.skip(f"is about models below 70 % or above 75 %; this one has {accuracy:.2f}")
 
-    def share(of: ConditionSet) -> float:
-        few, tuned = (
+    def way(of: ConditionSet) -> float:
+        zero, few, tuned = (
             one.curve("ari_answers").between(*CONVERGING).median
-            for one in (of.most_shots, of.fine_tuned)
+            for one in (of.zero_shot, of.most_shots, of.fine_tuned)
         )
-        # Of layers that do not group by answer, none can be told to be near to them.
-        return min(few, tuned) / max(few, tuned) if tuned >= GROUPED else math.nan
+        # Where fine-tuning adds next to nothing, no share of the way to it can be told.
+        return 1 - abs(tuned - few) / (tuned - zero) if tuned - zero >= GROUPED else math.nan
 
-    # 0.7: the paper's 0.35 to 0.40 with shots, of 0.45 fine-tuned (Llama-3-70b), is 0.78 or more.
-    # In the models below 75 % the authors' own curves have 0.4 or less.
+    # 0.5: nearer to the fine-tuned layers than to the middle between them and those without shots.
+    # In Llama-3-70b (78.5 %) the authors' own curves have gone 0.88 of that way; in Llama-3-8b and
+    # Mistral (65 and 62 %) 0.06 or less.
+    accurate = accuracy > HIGH_ACCURACY
     judge(
-        share,
-        at_least=0.7,
-        conditions=[landscapes.most_shots, tuned],
+        way,
+        at_least=0.5 if accurate else None,
+        at_most=None if accurate else 0.5,
+        conditions=[landscapes.zero_shot, landscapes.most_shots, landscapes.fine_tuned],
         layers="the medians of depth 0.5 to 0.97",
     )

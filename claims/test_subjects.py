@@ -5,13 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from claims.scope import LATE
+from claims.scope import LATE, papers_own
 from fixtures.conditions import ConditionSet, Judge
 from fixtures.verdict import OURS
 from harness.landscape import PUBLISHED, Landscape
 
 FEW_RIGHT, MANY_RIGHT = 0.56, 0.62  # accuracies between which the paper's models change sides
-GROUPED = 0.1  # ARI of early layers from which on it is told how much of it is lost
+GROUPED = 0.1  # ARI from which on layers group by subject
 
 
 def at_best_layer(landscape: Landscape, name: str) -> float:
@@ -85,9 +85,15 @@ def test_more_shots_group_better_earlier_and_more_narrowly(
 def test_the_early_clusters_are_nearly_pure(landscapes: ConditionSet, judge: Judge) -> None:
     """With shots, where peaks are most alike with subjects, most clusters hold one subject."""
     need(landscapes.most_shots, "pure_peaks")
+
+    def pure(of: ConditionSet) -> float:
+        # Of a layer that does not group by subject, some small clusters may be pure by chance.
+        grouped = at_best_layer(of.most_shots, "ari_subjects") >= GROUPED
+        return at_best_layer(of.most_shots, "pure_peaks") if grouped else 0.0
+
     # 0.7: the paper's three models have 0.97, 0.77 and 0.81 of clusters above 80 % one subject.
     judge(
-        lambda of: at_best_layer(of.most_shots, "pure_peaks"),
+        pure,
         at_least=0.7,
         conditions=[landscapes.most_shots],
         layers="that of the largest ARI with subjects within depth 0 to 0.5",
@@ -119,7 +125,9 @@ def test_the_dendrogram_puts_kindred_subjects_together(
 
 @pytest.mark.claim(
     "subjects-accuracy",
-    exceptions={"llama-2-13b": "the paper's own curve reaches 0.22 with an accuracy below 56 %"},
+    exceptions=papers_own(
+        {"llama-2-13b": "the paper's own curve reaches 0.22 with an accuracy below 56 %"}
+    ),
 )
 def test_better_models_group_by_subject_without_shots(
     landscapes: ConditionSet, judge: Judge
@@ -156,16 +164,16 @@ def test_with_shots_the_grouping_by_subject_fades(landscapes: ConditionSet, judg
         few = of.most_shots.curve("ari_subjects")
         # Of next to nothing no share can be told.
         before = early(of)
-        return 1 - few.between(*LATE).median / before if before >= GROUPED else math.nan
+        return 1 - few.between(*LATE).maximum / before if before >= GROUPED else math.nan
 
     if early(landscapes) < GROUPED:
         pytest.skip(f"is about models whose early layers group by subject (ARI {GROUPED} or more)")
-    # 0.5: most of it. The authors' own curves have 0.95 or more.
+    # 0.5: most of it. The authors' own curves have 0.85 or more.
     judge(
         lost,
         at_least=0.5,
         conditions=[landscapes.most_shots],
-        layers="the median of depth 0.6 to 1, of the maximum within 0 to 0.5",
+        layers="the maximum within depth 0.6 to 1, of that within 0 to 0.5",
     )
 
 

@@ -1,6 +1,7 @@
 """The paper's section 4.1: the landscape has two phases, with an abrupt change near the middle."""
 
-import numpy as np
+import math
+
 import pytest
 
 from claims.scope import EARLY, LATE, MIDDLE, papers_own
@@ -8,7 +9,7 @@ from fixtures.conditions import ConditionSet, Judge
 from harness.landscape import Curve
 
 NO_PEAK = {"llama-2-7b": "the paper sees no ID peak in Llama-2-7b"}
-FALL = 0.125  # four layers of 32: the three in which the paper sees the ID fall, and one more
+FALL = 3 / 32  # the three layers in which the paper sees the ID fall
 
 
 def hump(curve: Curve) -> float:
@@ -16,7 +17,7 @@ def hump(curve: Curve) -> float:
     middle = curve.between(*MIDDLE)
     peak, depth = middle.maximum, middle.peak_depth
     rise = 1 - curve.between(0.0, 0.3).median / peak
-    fall = 1 - curve.between(depth, depth + FALL).minimum / peak
+    fall = 1 - curve.between(depth, depth + FALL).last / peak
     return min(rise, fall)
 
 
@@ -33,13 +34,13 @@ def test_the_intrinsic_dimension_peaks_in_the_middle(
     def least(of: ConditionSet) -> float:
         return min(hump(one.curve("intrinsic_dimension")) for one in of.all)
 
-    # 0.03: Llama-2-70b, where the paper sees the peak weakened, has 0.056; Llama-2-7b, where it
-    # sees none, 0.000; the other three models 0.09 or more.
+    # 0.03: Llama-2-70b, where the paper sees the peak weakened, has 0.042; Llama-2-7b, where it
+    # sees none, -0.08 without shots; the other three models 0.09 or more.
     judge(
         least,
         at_least=0.03,
         conditions=landscapes.all,
-        layers="the peak within depth 0.35 to 0.65, and the next 0.125",
+        layers="the peak within depth 0.35 to 0.65, and three layers of 32 after it",
     )
 
 
@@ -68,8 +69,8 @@ def test_the_peak_of_the_dimension_grows_with_shots(landscapes: ConditionSet, ju
     exceptions=papers_own(
         NO_PEAK
         | {
-            "llama-2-70b": "the paper sees a weaker ID peak in Llama-2",
-            "llama-3-70b": "the authors' own curve is 1 % lower than with 5 shots",
+            "llama-2-70b": "the authors' own peak is only 3 % higher than with 5 shots",
+            "llama-3-70b": "the authors' own peak is 1 % lower than with 5 shots",
         }
     )
     | {"toy": "the toy's ID grows more with shots than with fine-tuning"},
@@ -95,26 +96,33 @@ def test_the_peak_of_the_dimension_grows_most_with_fine_tuning(
     )
 
 
-@pytest.mark.claim("two-phases-late-id")
-def test_the_late_dimension_rises_again_without_shots_and_less_with_them(
+@pytest.mark.claim(
+    "two-phases-late-id",
+    exceptions=papers_own(
+        NO_PEAK | {"llama-3-70b": "the authors' own curve rises by 2 % with 5 shots"}
+    )
+    | {"toy": "the toy's ID rises to its last blocks, with shots and without"},
+)
+def test_the_late_dimension_rises_again_without_shots_and_decays_with_them(
     landscapes: ConditionSet, judge: Judge
 ) -> None:
-    """After the transition the intrinsic dimension rises again without shots, less with them."""
+    """After the transition the intrinsic dimension rises again without shots, and decays with."""
 
     def rise(curve: Curve) -> float:
         # The last layers' end is left out: there all conditions fall.
-        return curve.between(0.85, 0.98).median / curve.between(0.55, 0.8).minimum - 1
+        return curve.between(0.85, 0.98).median / curve.between(0.55, 0.8).median - 1
 
     def least(of: ConditionSet) -> float:
         zero, few = (one.curve("intrinsic_dimension") for one in (of.zero_shot, of.most_shots))
-        return min(rise(zero), rise(zero) - rise(few))
+        return min(rise(zero), -rise(few))
 
-    # 0.05: the paper gives no size; the smallest of the authors' own curves is 0.10.
+    # 0.01: the direction, and more than rounding; the paper gives no size. The authors' own curves
+    # rise by 0.04 or more without shots, and where they decay, by 0.02 or more.
     judge(
         least,
-        at_least=0.05,
+        at_least=0.01,
         conditions=[landscapes.zero_shot, landscapes.most_shots],
-        layers="the median of depth 0.85 to 0.98 over the minimum of 0.55 to 0.8",
+        layers="the median of depth 0.85 to 0.98 against that of 0.55 to 0.8",
     )
 
 
@@ -146,15 +154,37 @@ def test_with_shots_there_are_about_as_many_peaks_as_subjects(
 
     def deviation(of: ConditionSet) -> float:
         few = of.most_shots
-        ratio = few.curve("density_peaks").between(*EARLY).maximum / few.subjects
-        return abs(float(np.log2(ratio)))
+        return math.log2(few.curve("density_peaks").between(*EARLY).maximum / few.subjects)
 
-    # log2(1.5): the paper says 60 to 70 peaks, and 77 at the most, for 57 subjects (1.35).
+    # log2(1.5): the paper says 60 to 70 peaks for 57 subjects, and 77 in its dendrogram (1.35);
+    # the authors' own curves have 60 to 82 (1.44).
     judge(
         deviation,
-        at_most=float(np.log2(1.5)),
+        at_most=math.log2(1.5),
+        magnitude=True,
         conditions=[landscapes.most_shots],
         layers="the maximum within depth 0 to 0.4",
+    )
+
+
+@pytest.mark.claim("two-phases-peaks-shots")
+def test_shots_make_early_peaks(landscapes: ConditionSet, judge: Judge) -> None:
+    """Before the transition there are more density peaks with shots than without, or fine-tuned."""
+
+    def ratio(of: ConditionSet) -> float:
+        few, *others = (
+            one.curve("density_peaks").between(*EARLY).maximum
+            for one in (of.most_shots, *of.without_shots)
+        )
+        return few / max(others)
+
+    # 1.2: less than half of the paper's excess of 60 to 70 over "below 40" in Llama-3-8b; the
+    # smallest of the authors' own curves is 1.28.
+    judge(
+        ratio,
+        at_least=1.2,
+        conditions=[landscapes.most_shots, *landscapes.without_shots],
+        layers="maxima within depth 0 to 0.4",
     )
 
 
@@ -165,18 +195,18 @@ def test_with_shots_there_are_about_as_many_peaks_as_subjects(
     },
 )
 def test_core_points_are_early_and_most_with_shots(landscapes: ConditionSet, judge: Judge) -> None:
-    """The core fraction is larger before the transition than after it, and largest with shots."""
+    """With shots the core fraction is larger early than late, and than without or fine-tuned."""
 
     def excess(of: ConditionSet) -> float:
-        few = of.most_shots.curve("core_fraction")
-        others = [of.zero_shot, *(one for one in of.all if one.condition == "fine-tuned")]
-        most = max(one.curve("core_fraction").between(*EARLY).maximum for one in others)
-        return few.between(*EARLY).maximum - max(few.between(*LATE).median, most)
+        few, *others = (one.curve("core_fraction") for one in (of.most_shots, *of.without_shots))
+        most = max(one.between(*EARLY).maximum for one in others)
+        return few.between(*EARLY).maximum - max(few.between(*LATE).maximum, most)
 
-    # 0.1: a quarter of the paper's 0.6 with shots against 0.2 without, in Llama-3-8b.
+    # 0.1: a quarter of the paper's 0.6 with shots against 0.2 without, in Llama-3-8b; the smallest
+    # of the authors' own curves is 0.20.
     judge(
         excess,
         at_least=0.1,
-        conditions=[one for one in landscapes.all if not one.shots or one is landscapes.most_shots],
-        layers="maxima of depth 0 to 0.4, median of 0.6 to 1",
+        conditions=[landscapes.most_shots, *landscapes.without_shots],
+        layers="maxima of depth 0 to 0.4, and of 0.6 to 1",
     )

@@ -80,6 +80,11 @@ class Curve:
         return float(self.known.min()) if len(self.known) else math.nan
 
     @property
+    def last(self) -> float:
+        """The value of the deepest layer that was measured."""
+        return float(self.known[-1]) if len(self.known) else math.nan
+
+    @property
     def median(self) -> float:
         """The median value."""
         return float(np.median(self.known)) if len(self.known) else math.nan

@@ -1,0 +1,303 @@
+"""Every claim holds of a model as the paper describes it, and fails of one that lacks the finding.
+
+The curves are drawn by hand after the paper's words, over the depth of 32 layers.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import claims
+from fixtures.conditions import ConditionSet, Contrast, find
+from fixtures.verdict import Direction, Word
+from harness.landscape import CURVES, OVERLAP, Draw, Landscape
+
+LAYERS = tuple(range(1, 33))
+DEPTH = np.array(LAYERS) / 32
+Values = NDArray[np.float64]
+Model = dict[str, Landscape]
+TUNED, CHECKPOINT = "fine-tuned", "fine-tuned@600"
+FEW = ("1-shot", "2-shot", "5-shot")
+
+
+def through(*points: tuple[float, float]) -> Values:
+    """The values over depth of straight lines through some points (depth, value)."""
+    return np.interp(DEPTH, *zip(*points, strict=True))
+
+
+def bump(middle: float, width: float, height: float) -> Values:
+    return height * np.exp(-(((DEPTH - middle) / width) ** 2))
+
+
+def dimension(peak: float, after: float, late: float) -> Values:
+    return through((0, 2.5), (0.3, 6), (0.5, peak), (0.59, after), (0.97, late), (1, 2))
+
+
+def phases(early: float, late: float) -> Values:
+    return through((0, early), (0.45, early), (0.55, late), (1, late))
+
+
+def landscape(condition: str, accuracy: float, **curves: Values) -> Landscape:
+    flat = dict.fromkeys(CURVES, np.zeros(32))
+    values = {name: tuple(curve.tolist()) for name, curve in (flat | curves).items()}
+    # Draws that all agree: what is tried here is the contrast, not its interval.
+    draws = (Draw(values, accuracy),) * 2
+    return Landscape("model", condition, LAYERS, values, 57, accuracy, draws=draws)
+
+
+def conditions(accuracy: float = 0.64, late_few: float = 0.03) -> Model:
+    """A model as the paper describes Llama-3-8b."""
+    found = [
+        landscape(
+            "0-shot",
+            accuracy,
+            intrinsic_dimension=dimension(14, 11, 12.5),
+            density_peaks=phases(38, 15),
+            core_fraction=phases(0.2, 0.1),
+            ari_subjects=phases(0.25, 0.05),
+            ari_answers=phases(0, 0.03),
+        ),
+        landscape(
+            TUNED,
+            accuracy,
+            intrinsic_dimension=dimension(21, 14, 15),
+            density_peaks=phases(39, 15),
+            core_fraction=phases(0.2, 0.05),
+            ari_subjects=phases(0.18, 0.02),
+            ari_answers=phases(0, 0.25),
+        ),
+        landscape(CHECKPOINT, accuracy, **{OVERLAP: through((0, 0.9), (0.4, 0.6), (0.6, 0.3))}),
+    ]
+    for number, condition in enumerate(FEW):
+        found.append(
+            landscape(
+                condition,
+                accuracy,
+                intrinsic_dimension=dimension(15 + number, 13, 12),
+                density_peaks=phases(60 + 5 * number, 13),
+                core_fraction=phases(0.6, 0.06),
+                ari_subjects=bump(0.3 - 0.08 * number, 0.2 - 0.05 * number, 0.7 + 0.06 * number),
+                pure_peaks=phases(0.95, 0.1),
+                kindred=phases(0.3, 0),
+                kindred_by_chance=phases(0.1, 0),
+                ari_answers=phases(0, late_few),
+            )
+        )
+    return {one.condition: one for one in found}
+
+
+PAPER = conditions()
+LATE_PEAK = bump(0.9, 0.05, 0.6)
+LARGE = conditions(0.785, late_few=0.23)  # as the paper describes Llama-3-70b
+
+
+def changed(model: Model, names: str | tuple[str, ...], **curves: Values) -> Model:
+    """The model with other curves in some conditions."""
+    if isinstance(names, str):
+        names = (names,)
+    return model | {
+        name: landscape(
+            name,
+            model[name].accuracy or 0.0,
+            **{curve: np.array(values) for curve, values in (model[name].curves | curves).items()},
+        )
+        for name in names
+    }
+
+
+def with_accuracy(model: Model, **accuracies: float) -> Model:
+    found = dict(model)
+    for name, accuracy in accuracies.items():
+        condition = name.replace("_", "-")
+        one = model[condition]
+        draws = tuple(replace(draw, accuracy=accuracy) for draw in one.draws)
+        found[condition] = replace(one, accuracy=accuracy, draws=draws)
+    return found
+
+
+def claim_functions() -> Iterator[tuple[str, Callable[..., None]]]:
+    folder = Path(claims.__file__).parent
+    for file in sorted(folder.rglob("test_*.py")):
+        name = ".".join(file.relative_to(folder.parent).with_suffix("").parts)
+        for _, function in inspect.getmembers(importlib.import_module(name), inspect.isfunction):
+            for mark in getattr(function, "pytestmark", ()):
+                if mark.name == "claim":
+                    yield mark.args[0], function
+
+
+CLAIMS = dict(claim_functions())
+
+
+def verdict(claim: str, model: Mapping[str, Landscape]) -> Word | str:
+    """The verdict of a claim, or why it was skipped."""
+    found: list[Word] = []
+
+    def judge(
+        contrast: Contrast,
+        *,
+        conditions: list[Landscape],
+        layers: str,
+        at_least: float | None = None,
+        at_most: float | None = None,
+        magnitude: bool = False,
+    ) -> None:
+        threshold = at_least if at_most is None else at_most
+        assert threshold is not None and conditions and layers
+        direction: Direction = "at least" if at_most is None else "at most"
+        one = find(contrast, model, "model", threshold, direction, magnitude=magnitude)
+        found.append(one.verdict)
+
+    try:
+        CLAIMS[claim](landscapes=ConditionSet(model), judge=judge)
+    except pytest.skip.Exception as reason:
+        return str(reason)
+    return found[0]
+
+
+# Of every claim, models that lack what it says, by what they do instead.
+CONTRARY: dict[str, dict[str, Model]] = {
+    "two-phases-id": {
+        "one condition rises to the end": changed(
+            PAPER, TUNED, intrinsic_dimension=through((0, 2.5), (1, 21))
+        ),
+        "the peak is early": changed(
+            PAPER, "0-shot", intrinsic_dimension=through((0, 9), (0.2, 14), (1, 5))
+        ),
+        "it falls slowly": changed(
+            PAPER, "5-shot", intrinsic_dimension=through((0, 2), (0.5, 15), (0.6, 14.8), (1, 13))
+        ),
+    },
+    "two-phases-id-growth": {
+        "the same peak": changed(PAPER, "5-shot", intrinsic_dimension=dimension(14, 11, 10)),
+    },
+    "two-phases-id-fine-tuned": {
+        "the peak with shots": changed(PAPER, TUNED, intrinsic_dimension=dimension(17, 14, 15)),
+    },
+    "two-phases-late-id": {
+        "rises with shots, if less": changed(
+            PAPER, "5-shot", intrinsic_dimension=dimension(17, 12, 12.5)
+        ),
+        "decays without": changed(PAPER, "0-shot", intrinsic_dimension=dimension(14, 11, 10)),
+    },
+    "two-phases-peaks": {
+        "as many late in one condition": changed(PAPER, TUNED, density_peaks=phases(39, 39)),
+    },
+    "two-phases-peaks-subjects": {
+        "few": changed(PAPER, "5-shot", density_peaks=phases(20, 13)),
+        "many": changed(PAPER, "5-shot", density_peaks=phases(120, 13)),
+    },
+    "two-phases-peaks-shots": {
+        "fine-tuned as many": changed(PAPER, TUNED, density_peaks=phases(60, 15)),
+        "as many without": changed(PAPER, "0-shot", density_peaks=phases(60, 15)),
+    },
+    "two-phases-core": {
+        "as large late": changed(PAPER, "5-shot", core_fraction=phases(0.6, 0.6)),
+        "a late peak": changed(PAPER, "5-shot", core_fraction=bump(0.2, 0.1, 0.6) + LATE_PEAK),
+        "as large without shots": changed(PAPER, "0-shot", core_fraction=phases(0.6, 0.1)),
+    },
+    "subjects-few-shot": {
+        "as much without shots": changed(PAPER, "0-shot", ari_subjects=phases(0.8, 0.1)),
+        "late": changed(PAPER, "5-shot", ari_subjects=bump(0.8, 0.1, 0.8)),
+    },
+    "subjects-more-shots": {
+        "later": changed(PAPER, "5-shot", ari_subjects=bump(0.4, 0.08, 0.9)),
+        "wider": changed(PAPER, "5-shot", ari_subjects=bump(0.0, 0.6, 0.9)),
+        "weaker": changed(PAPER, "5-shot", ari_subjects=bump(0.14, 0.1, 0.5)),
+    },
+    "subjects-pure": {
+        "mixed": changed(PAPER, "5-shot", pure_peaks=phases(0.4, 0.1)),
+        "small pure clusters beside a large mixed one": changed(
+            PAPER, "5-shot", ari_subjects=phases(0.02, 0.01)
+        ),
+    },
+    "hierarchy": {
+        "as by chance": changed(PAPER, "5-shot", kindred_by_chance=phases(0.3, 0)),
+    },
+    "subjects-accuracy": {
+        "groups and guesses": with_accuracy(PAPER, **{"0-shot": 0.3}),
+        "answers and does not group": changed(PAPER, "0-shot", ari_subjects=phases(0.1, 0.1)),
+    },
+    "subjects-fade": {
+        "as strong late": changed(PAPER, "5-shot", ari_subjects=phases(0.8, 0.7)),
+        "noise": changed(PAPER, "5-shot", ari_subjects=0.7 + 0.2 * np.sin(9.0 * DEPTH * 32)),
+    },
+    "subjects-fine-tuned": {
+        "as with shots": changed(PAPER, TUNED, ari_subjects=bump(0.14, 0.1, 0.8)),
+    },
+    "answers-late": {
+        "early in one condition": changed(PAPER, "2-shot", ari_answers=phases(0.1, 0.1)),
+    },
+    "answers-fine-tuned": {
+        "mixed": changed(PAPER, TUNED, ari_answers=phases(0, 0.03)),
+        "early too": changed(PAPER, TUNED, ari_answers=phases(0.25, 0.25)),
+        "before fine-tuning too": changed(PAPER, "0-shot", ari_answers=phases(0, 0.25)),
+    },
+    "answers-few-shot": {
+        "late, with shots": changed(PAPER, "5-shot", ari_answers=phases(0, 0.2)),
+    },
+    "converge-large": {
+        "accurate, and apart": changed(LARGE, "5-shot", ari_answers=phases(0, 0.05)),
+        "accurate, and beyond": changed(LARGE, "5-shot", ari_answers=phases(0, 0.9)),
+        "not accurate, and near": changed(PAPER, "5-shot", ari_answers=phases(0, 0.24)),
+    },
+    "fine-tuning-is-late": {
+        "evenly": changed(PAPER, CHECKPOINT, **{OVERLAP: phases(0.4, 0.4)}),
+        "early": changed(PAPER, CHECKPOINT, **{OVERLAP: phases(0.3, 0.6)}),
+    },
+    "same-accuracy": {
+        "fine-tuned better": with_accuracy(PAPER, **{TUNED: 0.75}),
+        "with shots better": with_accuracy(PAPER, **{"5-shot": 0.75}),
+    },
+    "few-shot-id-higher": {
+        "lower, as in the paper's own curves": PAPER,
+    },
+}
+# Claims that are not about a model as accurate as Llama-3-8b, or that it contradicts.
+OTHERWISE = {
+    "few-shot-id-higher": changed(
+        PAPER, TUNED, intrinsic_dimension=np.array(PAPER["0-shot"].curves["intrinsic_dimension"])
+    ),
+}
+
+
+def test_every_claim_has_a_model_that_lacks_its_finding() -> None:
+    assert CONTRARY.keys() == CLAIMS.keys()
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_a_claim_holds_of_a_model_as_the_paper_describes_it(claim: str) -> None:
+    assert verdict(claim, OTHERWISE.get(claim, PAPER)) == "reproduced"
+
+
+@pytest.mark.parametrize(
+    ("claim", "model"),
+    [
+        pytest.param(claim, model, id=f"{claim}: {what}")
+        for claim, models in CONTRARY.items()
+        for what, model in models.items()
+    ],
+)
+def test_a_claim_fails_of_a_model_that_lacks_its_finding(claim: str, model: Model) -> None:
+    assert verdict(claim, model) == "not reproduced"
+
+
+def test_an_accurate_model_converges_and_claims_about_others_are_skipped() -> None:
+    assert verdict("converge-large", LARGE) == "reproduced"
+    assert "moderate accuracy" in verdict("answers-few-shot", LARGE)
+    middle = with_accuracy(PAPER, **{TUNED: 0.72})
+    assert "below 70 % or above 75 %" in verdict("converge-large", middle)
+    same = changed(LARGE, "0-shot", ari_answers=phases(0, 0.25))
+    assert verdict("converge-large", same) == "inconclusive"  # no way to go
+
+
+def test_what_was_not_fine_tuned_is_compared_without() -> None:
+    few = {name: one for name, one in PAPER.items() if not name.startswith(TUNED)}
+    for claim in ("two-phases-core", "two-phases-peaks-shots", "two-phases-id"):
+        assert verdict(claim, few) == "reproduced"
+    assert "--fine-tune" in verdict("answers-fine-tuned", few)

@@ -167,7 +167,10 @@ def test_with_shots_there_are_about_as_many_peaks_as_subjects(
     )
 
 
-@pytest.mark.claim("two-phases-peaks-shots")
+@pytest.mark.claim(
+    "two-phases-peaks-shots",
+    exceptions={"toy": "the toy has as many early peaks without shots, and after fine-tuning"},
+)
 def test_shots_make_early_peaks(landscapes: ConditionSet, judge: Judge) -> None:
     """Before the transition there are more density peaks with shots than without, or fine-tuned."""
 

@@ -314,11 +314,14 @@ def test_peaks_of_one_label_prove_nothing_about_categories() -> None:
     assert 0.25 < score.p_value < 0.45  # one of three pairs of labels has to be the lowest
 
 
-def test_the_categories_are_mmlus() -> None:
-    assert (len(CATEGORY), len(set(SUBCATEGORY.values())), len(set(CATEGORY.values()))) == (
-        57,
-        17,
-        4,
-    )
-    assert SUBCATEGORY["machine_learning"] == "computer science"
-    assert CATEGORY["jurisprudence"] == "humanities" and CATEGORY["virology"] == "other"
+def test_subjects_that_the_paper_sees_side_by_side_are_kindred() -> None:
+    assert (len(CATEGORY), len(set(SUBCATEGORY.values()))) == (57, 17)
+    for kindred in (
+        "college_medicine anatomy virology college_biology high_school_biology",
+        "philosophy jurisprudence moral_disputes",
+        "college_mathematics college_physics college_chemistry",
+        "machine_learning college_computer_science",
+    ):
+        assert len({CATEGORY[subject] for subject in kindred.split()}) == 1
+    apart = "virology philosophy college_physics machine_learning marketing prehistory".split()
+    assert len({CATEGORY[subject] for subject in apart}) == len(apart)

@@ -1,6 +1,9 @@
-"""MMLU's subjects in 17 subcategories and 4 categories.
+"""MMLU's subjects in its 17 subcategories, and these in categories of kindred ones.
 
-Source: `categories.py` in the repository of MMLU's authors (hendrycks/test, MIT).
+Source: `categories.py` in the repository of MMLU's authors (hendrycks/test, MIT) for the
+subcategories. Its four categories set medicine apart from biology; here the subcategories are
+joined as the paper sees subjects side by side: medicine and biology; philosophy, jurisprudence and
+moral disputes; mathematics, physics and chemistry; machine learning and computer science.
 """
 
 from __future__ import annotations
@@ -31,10 +34,13 @@ _SUBJECTS = {
     "psychology": "high_school_psychology professional_psychology",
 }
 _SUBCATEGORIES = {
-    "STEM": ("physics", "chemistry", "biology", "computer science", "math", "engineering"),
-    "humanities": ("history", "philosophy", "law"),
-    "social sciences": ("politics", "culture", "economics", "geography", "psychology"),
-    "other": ("other", "business", "health"),
+    "medicine and biology": ("health", "biology"),
+    "exact sciences": ("math", "physics", "chemistry", "engineering"),
+    "computer science": ("computer science",),
+    "philosophy and law": ("philosophy", "law"),
+    "economics and business": ("economics", "business"),
+    "history and society": ("history", "politics", "geography", "culture", "psychology"),
+    "other": ("other",),
 }
 _CATEGORY = {part: whole for whole, parts in _SUBCATEGORIES.items() for part in parts}
 

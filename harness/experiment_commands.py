@@ -34,6 +34,10 @@ EXPERIMENT_OPTIONS = (
         "--train-from-test", type=click.IntRange(min=1),
         help="Leave out so many questions a subject: those that `finetune` takes from test.",
     ),
+    click.option(
+        "--leave-out", metavar="SPLIT",
+        help="Ask no question of this split, such as dev+validation, that `finetune` trains on.",
+    ),
     click.option("--shots", "--num-few-shots", type=int, default=0, show_default=True),
     click.option("--shot-order", default="shuffled", show_default=True, help="Or: kept."),
     click.option("--seed", type=int, default=42, show_default=True, help="Of the shots' order."),
@@ -57,8 +61,9 @@ EXPERIMENT_OPTIONS = (
     click.option("--token-budget", type=int, help="Tokens a pass [default: the device's]."),
     click.option("--micro-batch-size", type=int, help="Prompts a pass [default: any number]."),
     click.option(
-        "--cache-budget", type=int, default=Budgets.cached_tokens, show_default=True,
-        help="Tokens whose keys and values are held for prompts that share them.",
+        "--cache-budget", type=int,
+        help="Tokens whose keys and values are held for prompts that share them [default: 65536, "
+        "or what a quarter of the device's memory holds].",
     ),
     click.option("--preprocessing-num-workers", type=int, help="Processes that tokenize."),
     click.option("--logging-steps", type=click.IntRange(min=1), help="Log every so many prompts."),
@@ -84,8 +89,10 @@ def experiment_of(options: dict[str, Any]) -> tuple[Experiment, PromptFormat]:
         raise click.UsageError("--use-last-token and --reduction mean contradict each other")
     if options["logging_steps"]:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    subset = Subset(options["split"], options["per_subject"])
+    subset = Subset(options["split"], options["per_subject"], leave_out=options["leave_out"])
     if options["train_from_test"]:
+        if options["leave_out"]:
+            raise click.UsageError("--train-from-test says what is left out; drop --leave-out")
         _, subset = split_test(options["train_from_test"], subset)
     experiment = Experiment(
         options["model"],

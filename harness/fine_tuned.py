@@ -46,6 +46,17 @@ def split_test(per_subject: int, analysed: Subset) -> tuple[Subset, Subset]:
     return training, replace(analysed, without=training)
 
 
+def unlearnt(training: Subset, analysed: Subset) -> Subset:
+    """Return `analysed` without what trains a model: a dataset may hold a question twice.
+
+    Of other splits than the analysed one all questions are left out, so that what is analysed does
+    not depend on how many of them are drawn.
+    """
+    if analysed.split in training.split.split("+"):
+        return replace(analysed, without=training)
+    return replace(analysed, leave_out=training.split)
+
+
 @dataclass(frozen=True)
 class FineTuned:
     """The fine-tuning of an experiment's model.

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from harness.accuracy import Accuracy
 from harness.disk import write_whole
 from harness.errors import SettingsError
 from harness.export import check_export, new_folder
-from harness.fine_tuned import ZERO_SHOT, FineTuned, split_test
+from harness.fine_tuned import ZERO_SHOT, FineTuned, split_test, unlearnt
 from harness.pipeline import Experiment
 from harness.presets import PRESETS, choose_preset
 from harness.processes import is_spread, launched_processes
@@ -23,6 +25,7 @@ from harness.questions.mmlu import HUB_NAME
 from harness.store import Store
 from harness.training_record import RECORD, read_record
 
+TESTED = "accuracy.json"
 DATASET_OPTION = click.option(
     "--mmlu",
     "--dataset-path",
@@ -137,7 +140,8 @@ def finetune(**options: Any) -> None:
 
     The folder holds `final` and `step-000001` ..., PEFT adapters each, and training.json. Under
     torchrun the processes share every step; `accelerate launch --use_fsdp --fsdp_version 2` also
-    spreads the model over them, and does not test it.
+    spreads the model over them, and does not test it. With --output-dir the test's accuracies, by
+    subject too, are in its accuracy.json.
     """
     out: Path | None = options["output_dir"]
     if out:
@@ -163,18 +167,22 @@ def finetune(**options: Any) -> None:
     if asked not in (None, training.validation) and launched_processes().is_main:
         # It changes nothing of the adapter, so it is no reason to train again.
         click.echo(f"its training, in the store, asked {asked!r} meanwhile", err=True)
+    tested: dict[str, Accuracy] = {}
     if is_spread():
         click.echo("not tested: the model is spread over processes; extract tests it", err=True)
     else:
         if options["measure_baselines"]:
-            _show("before", training.experiment)
+            tested["before"] = _test("before", training.experiment)
         if options["test"]:
-            _show("after", training.fine_tuned)
+            tested["after"] = _test("after", training.fine_tuned)
     if not launched_processes().is_main:
         return
     if out and not (out / RECORD).is_file():
         with new_folder(out) as unfinished:
             shutil.copytree(adapters, unfinished, dirs_exist_ok=True)
+    if out and tested:
+        found = {when: asdict(one) | {"macro": one.macro} for when, one in tested.items()}
+        write_whole(out / TESTED, json.dumps(found, indent=1) + "\n")
     if out and options["out_filename"]:
         record = (out / RECORD).read_text(encoding="utf-8")
         write_whole(out / f"training_{options['out_filename']}.json", record)
@@ -213,8 +221,8 @@ def fine_tuning(options: Mapping[str, Any]) -> FineTuned:
     if options["train_from_test"]:
         training, analysed = split_test(options["train_from_test"], analysed)
         validation = options["validation"] or "dev"
-    elif analysed.split in training.split.split("+"):
-        analysed = replace(analysed, without=training)
+    else:
+        analysed = unlearnt(training, analysed)
     experiment = Experiment(
         options["model"],
         options["dataset"],
@@ -246,10 +254,11 @@ def fine_tuning(options: Mapping[str, Any]) -> FineTuned:
     )
 
 
-def _show(when: str, experiment: Experiment) -> None:
+def _test(when: str, experiment: Experiment) -> Accuracy:
     found = experiment.accuracy(ZERO_SHOT)
     experiment.release()
     if launched_processes().is_main:
         click.echo(
             f"test accuracy {when}: micro {found.micro:.4f}, macro {found.macro:.4f}", err=True
         )
+    return found

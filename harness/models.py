@@ -13,11 +13,19 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import is_flash_attn_2_available, logging
 
 from harness.checksums import file_digest
 from harness.errors import ModelError, first_line
+
+FLASH_CAPABILITY = (8, 0)  # of a GPU: Ampere, the first that flash-attention 2 runs on
 
 
 def default_device() -> torch.device:
@@ -43,7 +51,8 @@ def load_model(
 
     precision: name of a torch dtype. Weights are read from safetensors only.
     attention: transformers' `attn_implementation`; `auto` takes flash-attention 2 where it is
-        installed and the GPU and dtype allow it, else sdpa.
+        installed and the GPU, the dtype and the model allow it, else transformers' own choice: sdpa
+        where the model has it.
     adapter: a PEFT adapter's folder; it stays beside the weights, since merging would round it.
     device_map: accelerate's; `auto` spreads a model that is too large for one device over all GPUs,
         the memory and, if `offload` names a folder, the disk. `device` is then not used.
@@ -59,11 +68,9 @@ def load_model(
             "of the time here",
             stacklevel=2,
         )
-    if attention == "auto":
-        flash = is_flash_attn_2_available() and device.type == "cuda" and dtype.itemsize == 2
-        attention = "flash_attention_2" if flash else "sdpa"
+    chosen = _attention(name, dtype, device) if attention == "auto" else attention
     if random_seed is not None:
-        drawn = _random_model(name, dtype, attention, random_seed).eval()
+        drawn = _random_model(name, dtype, chosen, random_seed).eval()
         return _spread(drawn, device_map, offload) if device_map else drawn.to(device)
     options: dict[str, Any] = {"device_map": device_map} if device_map else {}
     if offload:
@@ -74,7 +81,7 @@ def load_model(
             model, found = AutoModelForCausalLM.from_pretrained(
                 where,
                 dtype=dtype,
-                attn_implementation=attention,
+                attn_implementation=chosen,
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
@@ -125,7 +132,18 @@ def load_config(name: str) -> PreTrainedConfig:
         raise ModelError(f"{name}: cannot read the model ({first_line(error)})") from error
 
 
-def _random_model(name: str, dtype: torch.dtype, attention: str, seed: int) -> PreTrainedModel:
+def _attention(name: str, dtype: torch.dtype, device: torch.device) -> str | None:
+    """Return flash-attention 2 where it can be had; None leaves the choice to transformers."""
+    fits = device.type == "cuda" and dtype.itemsize == 2 and is_flash_attn_2_available()
+    if not fits or torch.cuda.get_device_capability(device) < FLASH_CAPABILITY:
+        return None
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(load_config(name)), None)
+    return "flash_attention_2" if getattr(kind, "_supports_flash_attn", False) else None
+
+
+def _random_model(
+    name: str, dtype: torch.dtype, attention: str | None, seed: int
+) -> PreTrainedModel:
     config = load_config(name)
     try:
         with torch.random.fork_rng(devices=[]):

@@ -131,9 +131,9 @@ class Experiment:
         if self.adapter:
             self.check_unseen(self.adapter)
         letter_tokens(self.loaded_tokenizer)
-        if not self.extraction.max_length:
-            longest = self.prompts(PromptFormat(self.most_shots))
-            tokenize(self.loaded_tokenizer, longest, load_config(self.model))
+        longest = self.prompts(PromptFormat(self.most_shots))
+        config = load_config(self.model)
+        tokenize(self.loaded_tokenizer, longest, config, self.extraction.max_length)
 
     def check_unseen(self, adapter: Path) -> None:
         """Raise DatasetError if a question that is analysed has trained `adapter`."""
@@ -143,7 +143,8 @@ class Experiment:
             raise DatasetError(
                 f"{adapter}: was trained on {len(seen)} of the {len(self.questions.questions)} "
                 f"questions to analyse ({adapter.parent / RECORD} tells which it was trained on); "
-                "give the same --train-from-test, or another --split"
+                "give the same --train-from-test, the training's split as --leave-out, or another "
+                "--split"
             )
 
     def prompts(self, prompt: PromptFormat) -> list[str]:
@@ -216,7 +217,8 @@ class Experiment:
         processes = launched_processes()
         with counted(folder, device_name()) if processes.is_main else nullcontext():
             if self.control and self.control.weights == "none":
-                mean_embeddings_into(*asked)
+                if processes.is_main:
+                    mean_embeddings_into(*asked)
             else:
                 extract_into(*asked, processes, name, self.log_every)
 

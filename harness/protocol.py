@@ -32,6 +32,8 @@ class Subset:
         paper's 9181 questions, which have 200 a subject at most); None is the paper's subset.
     without: another subset of the same dataset, whose questions this one leaves out: what a model
         was fine-tuned on.
+    leave_out: splits of the same dataset, of which no question is asked, should one stand in the
+        asked split too: a model was fine-tuned on some of them.
     rows: a .npy file of row numbers of the split, the paper's "mask"; the draw is among these.
     """
 
@@ -40,6 +42,7 @@ class Subset:
     seed: int = 42
     without: Subset | None = None
     rows: str | None = None
+    leave_out: str | None = None
 
     def __post_init__(self) -> None:
         if self.per_subject is not None and self.per_subject < 1:
@@ -98,6 +101,10 @@ class ExtractionSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(f"{name} is {value}; give 1 or more")
+        if self.site == "logits" and self.reduction == "mean":
+            raise SettingsError(
+                "site is logits and reduction is mean; logits are of the last token only"
+            )
 
 
 @dataclass(frozen=True)
@@ -221,14 +228,15 @@ class Budgets:
     """What extraction may compute and hold at once: speed and memory, not what is measured.
 
     tokens, prompts: of one pass; None is the device's default, and any number of prompts.
-    cached_tokens: tokens whose keys and values are held for the prompts that share them.
-    shard_tokens: tokens computed between two writes; None is 64 passes.
+    cached_tokens: tokens whose keys and values are held for the prompts that share them; None is
+        65536, or as many as fit into a quarter of the device's memory.
+    shard_tokens: tokens computed between two writes; None is the device's default.
     workers: processes that tokenize; None lets the tokenizer use its own threads.
     """
 
     tokens: int | None = None
     prompts: int | None = None
-    cached_tokens: int = 65536
+    cached_tokens: int | None = None
     shard_tokens: int | None = None
     workers: int | None = None
 

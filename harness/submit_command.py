@@ -15,8 +15,9 @@ from click.core import ParameterSource
 
 from harness.errors import SettingsError, UserError
 from harness.experiment_commands import experiment_of, extract, measure
+from harness.fine_tuned import FineTuned
 from harness.finetune_command import fine_tuning, finetune
-from harness.protocol import parse_shots
+from harness.protocol import ExtractionSettings, parse_shots
 
 STAGES = {"extract": extract, "measure": measure, "finetune": finetune}
 
@@ -114,6 +115,11 @@ def submit(
     if not dry_run:
         cluster = choose_cluster(cluster)
     wanted = parse_shots(shots)
+    trained = None
+    if fine_tune:
+        trained, training = _fine_tuning(options, fine_tune_options)
+        # What is analysed is the same in all conditions.
+        options["leave_out"] = options["leave_out"] or training.experiment.subset.leave_out
     experiment, _ = experiment_of({**options, "shots": max(wanted), "condition": None})
     experiment.check_inputs()
     jobs = plan(
@@ -123,7 +129,7 @@ def submit(
         out,
         gpus=gpus,
         spread=options["device_map"] is not None,
-        fine_tune=_fine_tuning(options, fine_tune_options) if fine_tune else None,
+        fine_tune=trained,
     )
     for job in jobs:
         # What a command would refuse is refused before anything waits in a queue for hours.
@@ -169,8 +175,10 @@ TRAINED_ON = {
 }  # fmt: skip
 
 
-def _fine_tuning(options: Mapping[str, Any], own: tuple[str, ...]) -> list[str]:
-    """Return the options of fine-tuning: those that it shares with extraction, and its own.
+def _fine_tuning(options: Mapping[str, Any], own: tuple[str, ...]) -> tuple[list[str], FineTuned]:
+    """Return the options of fine-tuning, those that it shares with extraction and its own.
+
+    Beside them, what they ask for.
 
     Raises UsageError for one of the shared ones after `--`, where extraction would not see it, and
     UserError for bad values.
@@ -181,6 +189,11 @@ def _fine_tuning(options: Mapping[str, Any], own: tuple[str, ...]) -> list[str]:
             flag = f"--{name.replace('_', '-')}"
             raise click.UsageError(f"{flag} is of all jobs; give it before --")
     shared = {name: value for name, value in options.items() if name in TRAINED_ON}
+    # As the claims do, which then find the training; after -- they may be said otherwise.
+    shared["max_length"] = options["max_length"]
+    if options["precision"] != ExtractionSettings.precision:
+        shared["precision"] = options["precision"]
     arguments = [*_arguments(finetune, shared), *own]
-    fine_tuning(finetune.make_context("finetune", list(arguments)).params).check()
-    return arguments
+    training = fine_tuning(finetune.make_context("finetune", list(arguments)).params)
+    training.check()
+    return arguments, training

@@ -38,11 +38,11 @@ def tokenize(
     config: the model's. max_length: tokens; a longer prompt loses its beginning.
     workers: processes; None lets a fast tokenizer use its own threads, and is best for it.
 
-    Raises ModelError for a prompt that the model has not positions for, if no length is given.
+    Raises ModelError for a prompt that the model has not positions for.
     """
     tokens = _encode(tokenizer, list(prompts), workers)
     if max_length:
-        return [list(ids[-max_length:]) for ids in tokens]
+        tokens = [list(ids[-max_length:]) for ids in tokens]
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     for number, ids in enumerate(tokens):
         if limit and len(ids) > limit:
@@ -72,7 +72,8 @@ def _encode(tokenizer: Tokenizer, prompts: list[str], workers: int | None) -> li
 def letter_tokens(tokenizer: Tokenizer) -> list[int]:
     """Return the token of each answer letter, as it follows `Answer:` (with its space).
 
-    Raises ModelError if that is not one token of its own, which the model could give next.
+    Raises ModelError if that is not one token of its own, which the model could give next, or if
+        prompts end with a special token, so that it would not be asked after `Answer:`.
     Source: the paper's prompt, whose last line is `Answer:`.
     """
 
@@ -89,4 +90,9 @@ def letter_tokens(tokenizer: Tokenizer) -> list[int]:
                 "after 'Answer:'; give another --tokenizer, or another model"
             )
         tokens.append(ids[-1])
+    if list(tokenizer("Answer:")["input_ids"])[-1:] != before[-1:]:
+        raise ModelError(
+            f"{tokenizer.name_or_path}: the tokenizer ends every prompt with a special token; set "
+            "add_eos_token to false in its tokenizer_config.json"
+        )
     return tokens

@@ -90,6 +90,7 @@ def test_prompts_that_do_not_fit_are_refused_unless_they_may_be_cut(tmp_path: Pa
     refused(given, f"{model}: takes 20 tokens, and prompt 0 has", tmp_path)
     finetune = ["finetune", "--model", model, "--mmlu", QUESTIONS, "--store", given[-1]]
     refused(finetune, f"{model}: takes 20 tokens, and prompt 0 has", tmp_path)
+    refused([*given, "--max-length", "21"], "takes 20 tokens, and prompt 0 has 21", tmp_path)
     done = CliRunner().invoke(
         commands, [*given, "--max-length", "20", "--out", str(tmp_path / "landscape.json")]
     )
@@ -108,6 +109,16 @@ class Letters:
         letter = text.removeprefix("Answer:").strip()
         return [1, *self.tokens.get(letter, [ord(letter)])] if letter else [1]
 
+    def __call__(self, text: str) -> dict[str, list[int]]:
+        return {"input_ids": [0, *self.encode(text, True)]}
+
+
+class Ending(Letters):
+    """A tokenizer that ends what it is given."""
+
+    def __call__(self, text: str) -> dict[str, list[int]]:
+        return {"input_ids": [*self.encode(text, True), 2]}
+
 
 class Nothing(Letters):
     """A tokenizer that has no tokens for anything."""
@@ -123,3 +134,5 @@ def test_a_tokenizer_without_a_token_for_a_letter_is_named() -> None:
     for odd in (Letters(C=[5, 6]), Letters(C=[]), Letters(C=[65])):
         with pytest.raises(UserError, match=r"theirs: the tokenizer has no token .* for 'C'"):
             letter_tokens(odd)
+    with pytest.raises(UserError, match="theirs: the tokenizer ends every prompt with a special"):
+        letter_tokens(Ending())

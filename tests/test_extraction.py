@@ -1,18 +1,32 @@
 """Extraction against one whole forward pass a prompt, with transformers' own hidden states."""
 
+from typing import Any
+
 import pytest
 import torch
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedModel
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    Olmo2Config,
+    OPTConfig,
+    PhiConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from fixtures.cases import TOY
 from harness.errors import ModelError
 from harness.extraction import extract
+from harness.extraction.capture import blocks_of, capturing, site_modules
 from harness.models import load_model
 from harness.protocol import Budgets, ExtractionSettings
 from harness.tokenizer import letter_tokens, load_tokenizer
 
 PROMPTS = ["The north.\nAnswer:", "A. amber\nB. flint\nAnswer:", "Answer:", "What is it? " * 9]
 TOKENIZER = load_tokenizer(str(TOY / "model"))
+TINY = {"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2}
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +50,10 @@ def whole_prompt(model: PreTrainedModel, prompt: str) -> dict[str, list[torch.Te
 
 
 @pytest.mark.parametrize("budget", [1, 60, 10000])
-@pytest.mark.parametrize("reduction", ["last", "mean"])
-@pytest.mark.parametrize("site", ["norm1", "res2", "logits"])
+@pytest.mark.parametrize(
+    ("site", "reduction"),
+    [("norm1", "last"), ("norm1", "mean"), ("res2", "last"), ("res2", "mean"), ("logits", "last")],
+)
 def test_representations_are_those_of_whole_prompts(
     toy: PreTrainedModel, site: str, reduction: str, budget: int
 ) -> None:
@@ -49,9 +65,43 @@ def test_representations_are_those_of_whole_prompts(
         for layer, states in zip(sorted(found.layers), expected, strict=True):
             if states is None:  # the last block's output, which transformers does not hand out
                 continue
-            last = reduction == "last" or site == "logits"
-            reduced = states[-1] if last else states.mean(dim=0)
+            reduced = states[-1] if reduction == "last" else states.mean(dim=0)
             torch.testing.assert_close(found.layers[layer][row], reduced, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("config", "sites"),
+    [
+        (OPTConfig(**TINY, ffn_dim=16, word_embed_proj_dim=8), ("norm1", "norm2", "res2")),
+        (PhiConfig(**TINY, intermediate_size=16), ("norm1", "res2")),
+        (Olmo2Config(**TINY, intermediate_size=16), ("res2",)),
+    ],
+)
+def test_a_site_is_where_it_is_said_to_be_or_refused(
+    config: PreTrainedConfig, sites: tuple[str, ...]
+) -> None:
+    model = AutoModelForCausalLM.from_config(config).eval()
+    block = blocks_of(model)[1]
+    into: dict[str, torch.Tensor] = {}
+
+    def note(name: str, module: nn.Module) -> None:
+        def hook(_: nn.Module, given: tuple[torch.Tensor, ...], more: dict[str, Any]) -> None:
+            into[name] = (given or (more["hidden_states"],))[0].flatten(0, -2)
+
+        module.register_forward_pre_hook(hook, with_kwargs=True)
+
+    note("norm1", block.self_attn)
+    note("norm2", block.mlp if hasattr(block, "mlp") else block.fc1)
+    for site in ("norm1", "norm2", "res2"):
+        if site not in sites:
+            with pytest.raises(ModelError):
+                site_modules(model, site)
+            continue
+        taken: dict[int, torch.Tensor] = {}
+        with torch.no_grad(), capturing(site_modules(model, site), taken.__setitem__):
+            states = model(torch.arange(5)[None], output_hidden_states=True).hidden_states
+        wanted = states[2][0] if site == "res2" else into[site]
+        torch.testing.assert_close(taken[1].flatten(0, -2), wanted)
 
 
 def test_the_last_block_computes_its_mlp_for_kept_tokens_only(toy: PreTrainedModel) -> None:

@@ -2,22 +2,25 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from fixtures.cases import TOY
+from fixtures.cases import TOY, FineTune, Request
 from harness.cli import commands
 from harness.errors import DatasetError, UserError
-from harness.fine_tuned import FineTuned, split_test
+from harness.experiment_commands import experiment_of, extract
+from harness.fine_tuned import FineTuned, split_test, unlearnt
 from harness.models import parameter_count
 from harness.pipeline import Experiment
 from harness.presets import PRESETS, choose_preset
@@ -69,6 +72,11 @@ def test_the_names_of_the_papers_script_mean_the_same(tmp_path: Path) -> None:
     assert json.loads((folder / "training.json").read_text()) == record
     assert settings["warmup_ratio"] == 0.1 and settings["max_length"] == 512
     drawn = load_questions(QUESTIONS, Subset("dev+validation", 3, rows=str(mask)), 0).questions
+    tested = json.loads((folder / "accuracy.json").read_text())
+    for one in (tested["before"], tested["after"]):
+        subjects = one["by_subject"].values()  # two questions each
+        assert len(subjects) == 16 and set(subjects) <= {0.0, 0.5, 1.0}
+        assert one["micro"] == pytest.approx(one["macro"]) == pytest.approx(np.mean([*subjects]))
     assert record["trained_on"]["questions"] == len(drawn) < 48
     assert all(question.row % 2 == 0 for question in drawn)
     assert len(record["loss"]) == -(-len(drawn) // 8)
@@ -160,6 +168,36 @@ def test_training_and_analysis_never_share_a_question(tmp_path: Path) -> None:
             continue
         stripped = {text.strip() for text, *_ in texts(one, dataset)}
         assert not stripped & {text.strip() for text, *_ in left}
+
+
+def test_a_question_that_also_stands_in_a_training_split_is_not_analysed(tmp_path: Path) -> None:
+    asked = rows(question=["q0", "q1"])
+    dataset = tmp_path / "data"
+    shutil.copytree(QUESTIONS, dataset)
+    table = datasets.load_dataset(str(dataset), "all", split="validation").to_dict()
+    learnt = {name: [*values, asked[name][0]] for name, values in table.items() if name in asked}
+    for file in (dataset / "all").glob("validation*"):
+        datasets.Dataset.from_dict(learnt).to_parquet(file)
+    table = datasets.load_dataset(QUESTIONS, "all", split="test").to_dict()
+    for file in (dataset / "all").glob("test*"):
+        both = {name: [*asked[name], *values] for name, values in table.items() if name in asked}
+        datasets.Dataset.from_dict(both).to_parquet(file)
+    assert {"q0", "q1"} <= {text for text, *_ in texts(Subset(), str(dataset))}
+    left = texts(unlearnt(Subset("dev+validation", 3), Subset()), str(dataset))
+    assert "q1" in {text for text, *_ in left} and "q0" not in {text for text, *_ in left}
+    same = unlearnt(Subset("test", 3), Subset(per_subject=2))
+    assert same.without == Subset("test", 3) and same.leave_out is None
+    experiment, _ = experiment_of(
+        extract.make_context(
+            "extract", ["--model", MODEL, "--mmlu", str(dataset), "--leave-out", "dev+validation"]
+        ).params
+    )
+    assert {(q.text, *q.choices) for q in experiment.questions.questions} == left
+    given = (MODEL, str(dataset), None, (0,), Subset(), ExtractionSettings(), tmp_path / "store")
+    (case,) = Request(*given, FineTune()).cases()
+    assert case.experiment and case.experiment.questions.fingerprint == (
+        experiment.questions.fingerprint
+    )
 
 
 def test_an_adapter_is_not_analysed_on_what_trained_it(tmp_path: Path) -> None:

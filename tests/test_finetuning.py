@@ -12,11 +12,14 @@ from torch.nn import functional as F
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
+    Gemma3Config,
+    Gemma3TextConfig,
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
     PreTrainedModel,
     Qwen2Config,
+    SiglipVisionConfig,
 )
 
 from fixtures.cases import TOY
@@ -287,6 +290,21 @@ def test_the_projections_are_found_in_the_model() -> None:
     check_targets(toy(), norms)
     with pytest.raises(ModelError, match="input_layernorm: can have no adapter"):
         with_lora(toy(), norms)
+
+
+def test_only_what_reads_text_learns() -> None:
+    pictures = SiglipVisionConfig(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
+        image_size=4, patch_size=2,
+    )  # fmt: skip
+    text = Gemma3TextConfig(**TINY, num_key_value_heads=2, head_dim=8)
+    model = AutoModelForCausalLM.from_config(
+        Gemma3Config(text_config=text, vision_config=pictures, mm_tokens_per_image=4)
+    )
+    assert any("vision_tower" in name for name, _ in model.named_parameters())
+    adapted = with_lora(model, FineTuning(rank=2))
+    learning = [name for name, one in adapted.named_parameters() if one.requires_grad]
+    assert learning and not [name for name in learning if "language_model" not in name]
 
 
 def test_fused_layers_compute_what_pefts_do() -> None:

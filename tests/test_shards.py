@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 from fixtures.cases import TOY
 from harness.errors import RecordError
 from harness.extraction import extract, extract_into, read_layer
+from harness.extraction.prefix_tree import build_tree
 from harness.extraction.shards import plan_shards, read_letter_logits, saved_layers, saved_shards
 from harness.models import load_model
 from harness.processes import Processes
 from harness.protocol import Budgets, ExtractionSettings
 from harness.tokenizer import load_tokenizer
+from tests.test_shared_prefixes import nodes_of
 
 ROOT = Path(__file__).parents[1]
 PROMPTS = [
@@ -193,6 +195,10 @@ def test_no_pass_is_larger_than_its_budget(toy) -> None:  # type: ignore[no-unty
     with rows_counted(model) as tokens:
         extract(model, tokenizer, PROMPTS, ExtractionSettings(), Budgets(tokens=64))
     assert max(tokens) <= 64
+    ids = tokenizer(PROMPTS)["input_ids"]
+    distinct = sum(len(node.tokens) for node in nodes_of(build_tree(ids)))
+    # What is shared is computed once; before that, a few tokens try whether the model can.
+    assert distinct <= sum(tokens) <= distinct + 32 < sum(map(len, ids))
     with rows_counted(model) as one_each:
         extract(model, tokenizer, PROMPTS, ExtractionSettings(), Budgets(prompts=1))
     assert len(one_each) > len(tokens) and max(one_each) <= max(

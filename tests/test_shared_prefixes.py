@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,7 +29,8 @@ from transformers import (
 from fixtures.cases import TOY
 from harness.extraction import extract
 from harness.extraction.prefix_tree import Node, build_tree, walk
-from harness.extraction.shared_attention import PackedBatch, attention_and_lse
+from harness.extraction.shared_attention import PackedBatch, _window_bias, attention_and_lse
+from harness.models import load_model
 from harness.protocol import Budgets, ExtractionSettings
 from harness.tokenizer import load_tokenizer
 
@@ -134,12 +136,25 @@ TEXTS = st.lists(
 
 
 @pytest.mark.filterwarnings("error")  # a model that falls back to whole prompts fails
-@pytest.mark.parametrize("reduction", ["last", "mean"])
-@pytest.mark.parametrize("site", ["norm1", "norm2", "res2", "logits"])
+@pytest.mark.parametrize(
+    ("site", "reduction"),
+    [
+        *(
+            (site, reduction)
+            for site in ("norm1", "norm2", "res2")
+            for reduction in ("last", "mean")
+        ),
+        ("logits", "last"),
+    ],
+)
 @pytest.mark.parametrize("name", MODELS)
-def test_shared_prefixes_change_no_representation(name: str, site: str, reduction: str) -> None:
+def test_shared_prefixes_change_no_representation(
+    name: str, site: str, reduction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
     model = MODELS[name]().eval()
+    # Short prompts share as long ones do.
+    monkeypatch.setattr("harness.extraction.extract.LEAST_SAVING", 1)
 
     @given(TEXTS, TEXTS, st.integers(1, 60))
     @settings(max_examples=6, deadline=None)
@@ -165,13 +180,13 @@ def test_shared_prefixes_change_no_representation(name: str, site: str, reductio
     agree()
 
 
-def test_a_model_that_cannot_share_says_so_and_is_right() -> None:
+def test_a_model_that_cannot_share_says_so_and_is_right(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = BloomForCausalLM(
+    BloomForCausalLM(
         BloomConfig(vocab_size=len(TOKENIZER), hidden_size=32, n_layer=2, n_head=4)
-    ).eval()
+    ).save_pretrained(tmp_path)
+    model = load_model(str(tmp_path), "float32", torch.device("cpu"))  # it has no sdpa
     prompts = ["the north is A", "the north is B B"]
-    model.transformer.layers, model.transformer.norm = model.transformer.h, model.transformer.ln_f
     with pytest.warns(UserWarning, match="whole prompts are computed") as warned:
         found = extract(model, TOKENIZER, prompts, ExtractionSettings("res2"))
     assert len(warned) == 1
@@ -200,12 +215,25 @@ def test_a_window_that_only_the_mask_knows_is_not_lost() -> None:
         torch.testing.assert_close(found.layers[3][row], states[-1][0, -1], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("causal", [True, False])
-def test_attention_on_other_devices_is_that_of_the_cpu(causal: bool) -> None:
+def test_attention_on_other_devices_is_that_of_the_cpu(causal: bool, window: int | None) -> None:
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 1, 2, 5, 4)
     wide = torch.cat([v, v], dim=3)  # values of another width take the plain way
-    out, lse = attention_and_lse(q, k, v, 0.5, causal, None)
-    plain, plain_lse = attention_and_lse(q, k, wide, 0.5, causal, None)
-    torch.testing.assert_close(torch.cat([out, out], dim=3), plain)
-    torch.testing.assert_close(lse, plain_lse)
+    bias, seeing = None, torch.ones(5, dtype=torch.bool)
+    if window:  # of queries behind their keys: the last one sees nothing
+        if causal:
+            pytest.skip("a run's own window is in its bias, which hides what is to come too")
+        bias = _window_bias(torch.arange(5) + 3, torch.arange(5), window, q)
+        assert bias is not None
+        seeing = (bias == 0).any(dim=1)
+        assert seeing.tolist() == [True, True, True, True, False]
+    out, lse = attention_and_lse(q, k, v, 0.5, causal, bias)
+    plain, plain_lse = attention_and_lse(q, k, wide, 0.5, causal, bias)
+    both = torch.cat([out, out], dim=3)
+    torch.testing.assert_close(both[:, :, seeing], plain[:, :, seeing])
+    torch.testing.assert_close(lse[:, :, seeing], plain_lse[:, :, seeing])
+    # What sees nothing has no weight in the sum, whatever it is.
+    for finite, weight in ((out, lse), (plain, plain_lse)):
+        assert finite.isfinite().all() and (weight[:, :, ~seeing] < -1e37).all()

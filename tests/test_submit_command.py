@@ -81,14 +81,17 @@ def test_a_dry_run_prints_a_script(tmp_path: Path) -> None:
     lines = done.stdout.splitlines()
     assert len(lines) == 14 and not out.exists()
     named = f"--model {TOY / 'model'} --use-slow-tokenizer --mmlu {TOY / 'questions'}"
-    own = f"--per-subject 4 --store kept --epochs 4 --output-dir '{out}/adapter-model'"
+    trained = "--per-subject 4 --precision float32 --store kept"
+    own = f"{trained} --epochs 4 --output-dir '{out}/adapter-model'"
     assert lines[1].endswith(f"finetune {named} {own}")
     asked = "--mem=1536M --account=me"
     gpu = f"sbatch --time=90 --partition=fast --gpus-per-node=1 {asked}"
     assert lines[6] == f"# extract-fine-tuned, after finetune-fine-tuned; {gpu}"
     cpu = f"sbatch --time=90 --partition=slow {asked}"
     assert lines[8] == f"# measure-0-shot, after extract-0-shot; {cpu}"
-    assert "--use-slow-tokenizer --mmlu" in lines[3] and "--per-subject 4 --seed 0" in lines[3]
+    assert "--use-slow-tokenizer --mmlu" in lines[3]
+    # What is analysed is the same in all conditions, and never what trains.
+    assert "--per-subject 4 --leave-out dev+validation --seed 0" in lines[3]
     assert "-m harness.cli extract --model" in lines[3] and lines[3].endswith("--shots 0")
     refused = submit(
         *EXPERIMENT, "--out", str(out), "--fine-tune", "--dry-run", "--", "--epoch", "4"

@@ -14,10 +14,10 @@ from harness.protocol import Site
 # Where transformers' decoder-only models keep a block's norms. Gemma's norm before the MLP comes
 # first: its post_attention_layernorm is another norm, inside the attention's residual branch.
 BLOCKS = ("layers", "h")
-FINAL_NORM = ("norm", "final_layer_norm", "ln_f")
+FINAL_NORM = ("norm", "final_layernorm", "final_layer_norm", "ln_f")
 SITE_MODULES: dict[Site, tuple[str, ...]] = {
-    "norm1": ("input_layernorm", "ln_1"),
-    "norm2": ("pre_feedforward_layernorm", "post_attention_layernorm", "ln_2"),
+    "norm1": ("input_layernorm", "self_attn_layer_norm", "ln_1"),
+    "norm2": ("pre_feedforward_layernorm", "post_attention_layernorm", "final_layer_norm", "ln_2"),
 }
 
 
@@ -29,10 +29,14 @@ def site_modules(model: PreTrainedModel, site: Site, interval: int = 1) -> dict[
     prompt is the same. `logits` has none: lm_head is no part of the decoder. Every `interval`-th
     layer is kept.
 
-    Raises ModelError for a model whose blocks have other names.
+    Raises ModelError for a model whose blocks have other names, or no norm at the site.
     Source: the paper, section 3; its repository's `extraction/`.
     """
     blocks = blocks_of(model)
+    if site == "norm2" and _norms_outputs_only(blocks[0]):
+        raise ModelError(
+            f"{type(blocks[0]).__name__} has no norm before its MLP; take another --site"
+        )
     last = len(blocks)
     if site == "logits":
         return {}  # not a module of the decoder: see `extract`
@@ -44,6 +48,13 @@ def site_modules(model: PreTrainedModel, site: Site, interval: int = 1) -> dict[
             blocks[number] if site == "res2" else _child(blocks[number], SITE_MODULES[site])
         )
     return chosen | {last: _child(model.get_decoder(), FINAL_NORM)}
+
+
+def _norms_outputs_only(block: nn.Module) -> bool:
+    # As in OLMo-2: both norms are inside the residual branches, behind attention and MLP.
+    names = ("pre_feedforward_layernorm", "post_feedforward_layernorm")
+    before, after = (hasattr(block, name) for name in names)
+    return after and not before
 
 
 def blocks_of(model: PreTrainedModel) -> nn.ModuleList:

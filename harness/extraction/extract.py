@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from harness.extraction.cache_budget import cache_tokens
 from harness.extraction.capture import capturing, site_modules
 from harness.extraction.forward import Forward, forward_of
 from harness.extraction.last_tokens import last_tokens_only
@@ -38,8 +39,9 @@ logger = logging.getLogger(__name__)
 # Tokens a pass, by device: a CPU is fastest while a block's activations stay in its cache, and
 # oneDNN's products of a small model's width are a twentieth faster with 448 tokens than with 512.
 PASS_TOKENS = {"cpu": 448, "cuda": 16384}
-# A shard is this many passes: enough that what its prompts share with other shards costs little.
-PASSES_A_SHARD = 64
+# A shard is this many passes, by device: enough that what its prompts share with other shards costs
+# little, and few enough that several GPUs have one each, and that little is lost with one.
+PASSES_A_SHARD = {"cpu": 64, "cuda": 4}
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class _Work:
     letters: Sequence[int]
     settings: ExtractionSettings
     pass_tokens: int
-    budgets: Budgets
+    cached_tokens: int
+    pass_prompts: int | None
     keep: Callable[[Tensor], None] | None  # told which tokens of a pass are kept; None keeps all
 
 
@@ -128,13 +131,15 @@ def _prepared(
 ) -> Iterator[tuple[_Work, list[list[int]]]]:
     tokens = tokenize(tokenizer, prompts, model.config, settings.max_length, budgets.workers)
     pass_tokens = budgets.tokens or PASS_TOKENS.get(model.device.type, PASS_TOKENS["cpu"])
-    plan = plan_shards(tokens, budgets.shard_tokens or PASSES_A_SHARD * pass_tokens)
+    passes = PASSES_A_SHARD.get(model.device.type, PASSES_A_SHARD["cpu"])
+    plan = plan_shards(tokens, budgets.shard_tokens or passes * pass_tokens)
     letters = letter_tokens(tokenizer)
     if model.device.type == "cpu":
         keep_freed_memory()
     kept = last_tokens_only(model) if settings.reduction == "last" else nullcontext()
     with forward_of(model, share) as forward, packed_weights(model, pass_tokens), kept as keep:
-        yield _Work(model, forward, tokens, letters, settings, pass_tokens, budgets, keep), plan
+        most = (pass_tokens, budgets.cached_tokens or cache_tokens(model), budgets.prompts)
+        yield _Work(model, forward, tokens, letters, settings, *most, keep), plan
 
 
 @torch.inference_mode()
@@ -151,9 +156,8 @@ def _extract_shard(
     roots = build_tree(
         [work.tokens[row] for row in rows], LEAST_SAVING if forward.shares else sys.maxsize
     )
-    budgets = work.budgets
     for nodes in walk(
-        roots, work.pass_tokens, budgets.cached_tokens, budgets.prompts, padded=not forward.shares
+        roots, work.pass_tokens, work.cached_tokens, work.pass_prompts, padded=not forward.shares
     ):
         places = forward.places(nodes)
         ends = places[torch.tensor([len(node.tokens) for node in nodes]).cumsum(0) - 1]
@@ -189,12 +193,22 @@ def _extract_shard(
         else:
             logits = _some_logits(head, states, work.letters)
         letter_logits[done] = logits[source].float().cpu()
-        for layer, values in taken.items():
+        for layer, values in _to_cpu(taken, source).items():
             if layer not in layers:
                 layers[layer] = torch.empty(len(rows), values.shape[1], dtype=values.dtype)
-            layers[layer][done] = values[source].cpu()
+            layers[layer][done] = values
         advance(len(done))
     return Representations(torch.tensor(rows), layers, letter_logits)
+
+
+def _to_cpu(taken: dict[int, Tensor], rows: list[int]) -> dict[int, Tensor]:
+    """Return some rows of every layer's (nodes, width), with one copy for each device."""
+    found: dict[int, Tensor] = {}
+    for device in {values.device for values in taken.values()}:
+        layers = [layer for layer, values in taken.items() if values.device == device]
+        copied = torch.stack([taken[layer] for layer in layers])[:, rows].cpu()
+        found |= dict(zip(layers, copied, strict=True))
+    return found
 
 
 def _means(nodes: Sequence[Node], states: Tensor, layer: int) -> Tensor:

@@ -154,7 +154,7 @@ def attend(
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     layer: int = module.layer_idx  # type: ignore[assignment]
     q, k, v = query[0], key[0], value[0]
-    out = torch.empty_like(q)
+    out = q.new_empty(*q.shape[:2], v.shape[-1])
     own_lse = q.new_empty(q.shape[:2], dtype=torch.float32)
     for bundle in packed.bundles:
         place = bundle.place

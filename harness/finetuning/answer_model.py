@@ -30,7 +30,8 @@ def check_targets(model: PreTrainedModel, settings: FineTuning) -> None:
 def with_lora(model: PreTrainedModel, settings: FineTuning) -> PeftModel:
     """Return `model` with a new LoRA adapter; only the adapter learns, in float32.
 
-    The projections are found in the model: all its linear layers but lm_head.
+    The projections are found in the model: all linear layers of its decoder. One that also sees
+    pictures has others, which no question goes through.
 
     Raises ModelError if `settings` names modules that can have no adapter.
     Source: the paper, appendix; PEFT's `all-linear`.
@@ -45,6 +46,7 @@ def with_lora(model: PreTrainedModel, settings: FineTuning) -> PeftModel:
                 lora_alpha=settings.alpha,
                 lora_dropout=settings.dropout,
                 target_modules=list(settings.target_modules or ()) or "all-linear",
+                exclude_modules=_outside_of_decoder(model) or None,
             ),
         )
     except ValueError as error:
@@ -52,6 +54,15 @@ def with_lora(model: PreTrainedModel, settings: FineTuning) -> PeftModel:
             f"--target-modules {','.join(settings.target_modules or ())}: can have no adapter "
             f"({first_line(error)}); name linear layers"
         ) from error
+
+
+def _outside_of_decoder(model: PreTrainedModel) -> list[str]:
+    inside = {*model.get_decoder().modules(), model.get_output_embeddings()}
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module not in inside
+    ]
 
 
 class AnswerModel(nn.Module):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import GradientAccumulationPlugin
 from peft.helpers import disable_input_dtype_casting
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -121,7 +122,13 @@ class _Training:
     ) -> None:
         self.folder, self.examples, self.settings = folder, examples, settings
         self.options, self.validation, self.description = options, validation, description
-        self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        # Said here, or `accelerate launch` and the user's configuration would change the training:
+        # its autocast and its passes a step are our own.
+        self.accelerator = Accelerator(
+            cpu=not torch.cuda.is_available(),
+            mixed_precision="no",
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        )
         on_cpu = self.accelerator.device.type == "cpu"
         if on_cpu:
             keep_freed_memory()

@@ -40,8 +40,12 @@ def load_questions(source: str, subset: Subset, shots: int) -> QuestionSet:
     everything = _read(source, subset.split)
     dev = _read(source, "dev") if shots else []
     pool = _rows(source, subset, everything)
+    taken: set[str] = set()
     if subset.without:
-        taken = {one.digest for one in load_questions(source, subset.without, 0).questions}
+        taken |= {one.digest for one in load_questions(source, subset.without, 0).questions}
+    if subset.leave_out:
+        taken |= {one.digest for one in _read(source, subset.leave_out)}
+    if taken:
         pool = np.array([row for row in pool if everything[row].digest not in taken], dtype=int)
     questions = [everything[index] for index in _drawn(everything, pool, subset)]
     if not questions:

@@ -138,11 +138,13 @@ class Report:
         found = [one for one in self.verdicts.values() if one["claim"] == claim]
         return Scale.over(found, found[0]["threshold"] if found else 0.0)
 
-    def beside(self, kind: str) -> list[str]:
-        """Return the names of all controls, or variations, that some claim was judged under."""
-        return list(
-            dict.fromkeys(other["name"] for one in self.verdicts.values() for other in one[kind])
-        )
+    def beside(self, kind: str, model: str | None = None) -> list[str]:
+        """Return the names of all controls, or variations, that a claim was judged under.
+
+        model: of claims about it only.
+        """
+        judged = [one for one in self.verdicts.values() if model in (None, one["model"])]
+        return list(dict.fromkeys(other["name"] for one in judged for other in one[kind]))
 
     def own(self, model: str) -> list[Landscape]:
         """Return a model's landscapes, without checkpoints, controls and variations."""

@@ -311,6 +311,14 @@ def test_the_markdown_has_every_verdict_in_whole_tables(run: Run, tmp_path: Path
     assert tally.startswith("1 of the paper's findings reproduced (1 specific to learning), 2 not")
 
 
+def test_the_markdown_shows_a_model_under_its_own_controls_only(run: Run) -> None:
+    claims = [*run.claims, verdict(model="other")]
+    two = replace(run, claims=claims, landscapes=[*run.landscapes, landscape("0-shot", "other")])
+    text = Report([two]).show("report.md")
+    assert text.count("Effects under the null controls") == 1
+    assert "null controls" not in text.partition("## other")[2].partition("## What")[0]
+
+
 def _tables(lines: list[str]) -> list[list[str]]:
     found: list[list[str]] = [[]]
     for line in lines:

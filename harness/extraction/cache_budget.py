@@ -19,7 +19,7 @@ def cache_tokens(model: PreTrainedModel) -> int:
     config = model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    token = 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize  # bytes
+    token: int = 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize  # bytes
     return max(1, min(MOST_TOKENS, int(SHARE * memory(model.device)) // token))
 
 

@@ -41,6 +41,7 @@ EXPERIMENT_OPTIONS = (
     click.option("--shots", "--num-few-shots", type=int, default=0, show_default=True),
     click.option("--shot-order", default="shuffled", show_default=True, help="Or: kept."),
     click.option("--seed", type=int, default=42, show_default=True, help="Of the shots' order."),
+    click.option("--no-header", is_flag=True, help="Prompts without the line about the subject."),
     click.option(
         "--site",
         "--target-layer",
@@ -81,7 +82,8 @@ def experiment_of(options: dict[str, Any]) -> tuple[Experiment, PromptFormat]:
     """Return what the values of EXPERIMENT_OPTIONS ask for. Raises UserError, UsageError."""
     if options["model"] is None:
         raise click.UsageError("Missing option '--model'.")
-    prompt = PromptFormat(options["shots"], options["shot_order"], options["seed"])
+    shots, order, seed = options["shots"], options["shot_order"], options["seed"]
+    prompt = PromptFormat(shots, order, seed, not options["no_header"])
     adapter, checkpoint = options["adapter"], options["checkpoint"]
     if checkpoint and not adapter:
         raise click.UsageError("--checkpoint needs --adapter, the folder that it is in")

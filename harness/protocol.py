@@ -57,11 +57,13 @@ class PromptFormat:
     shot_order: `shuffled` draws the order of the shots anew for every question, as the paper
         does; `kept` leaves them in the dataset's order.
     seed: of the shot order.
+    header: begin with the line that says what the questions are about, as the paper does.
     """
 
     shots: int = 0
     shot_order: ShotOrder = "shuffled"
     seed: int = 42
+    header: bool = True
 
     def __post_init__(self) -> None:
         if self.shots < 0:
@@ -297,8 +299,14 @@ def cache_key(*parts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+# Fields that were added after things had been kept: with these values they are no part of a key,
+# so that what is there is still found.
+LATER = {"header": True}
+
+
 def _named(part: Any) -> dict[str, Any]:
-    return {type(part).__name__: asdict(part)}
+    fields = asdict(part).items()
+    return {type(part).__name__: {name: one for name, one in fields if LATER.get(name) != one}}
 
 
 def _check_seed(seed: int) -> None:

@@ -16,6 +16,7 @@ class Variation:
 
     density_k: 0 is the point-adaptive density (PAk).
     question_seed, shot_seed: of the draw of the questions, and of the order of the shots.
+    header: whether prompts begin with the line that names their subject.
     """
 
     z: float | None = None
@@ -25,6 +26,7 @@ class Variation:
     shot_order: ShotOrder | None = None
     shot_seed: int | None = None
     question_seed: int | None = None
+    header: bool = True
 
     def experiment(self, experiment: Experiment) -> Experiment:
         """Return the experiment varied."""
@@ -51,7 +53,7 @@ class Variation:
         """Return the format of the prompts with so many shots."""
         plain = PromptFormat(shots)
         seed = plain.seed if self.shot_seed is None else self.shot_seed
-        return PromptFormat(shots, self.shot_order or plain.shot_order, seed)
+        return PromptFormat(shots, self.shot_order or plain.shot_order, seed, self.header)
 
 
 # Z and Gride's k: the paper's appendix has them too. The others it leaves as they are.
@@ -68,6 +70,7 @@ GRID = {
     "shots in order": Variation(shot_order="kept"),
     "shots' seed 43": Variation(shot_seed=43),
     "questions' seed 43": Variation(question_seed=43),
+    "no header": Variation(header=False),
 }
 
 

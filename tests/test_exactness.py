@@ -11,7 +11,14 @@ import torch
 from fixtures.cases import TOY
 from harness.extraction import extract
 from harness.models import load_model
-from harness.protocol import Budgets, ExtractionSettings, PromptFormat, Subset
+from harness.protocol import (
+    Budgets,
+    ExtractionSettings,
+    PromptFormat,
+    Reduction,
+    Site,
+    Subset,
+)
 from harness.questions.mmlu import load_questions
 from harness.questions.prompts import build_prompt
 from harness.tokenizer import Tokenizer, load_tokenizer
@@ -46,6 +53,21 @@ def error(found: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
     """Relative error of each prompt's representation, (N,)."""
     true = true.double()
     return (found.double() - true).norm(dim=1) / true.norm(dim=1)
+
+
+@pytest.mark.parametrize("reduction", ["last", "mean"])
+@pytest.mark.parametrize("site", ["norm1", "norm2", "res2"])
+def test_float32_is_exact_at_every_site(judged: Judged, site: Site, reduction: Reduction) -> None:
+    model = load_model(judged.model, "float32", CPU)
+    settings = ExtractionSettings(site, reduction)
+    whole, shared = (
+        extract(model, judged.tokenizer, judged.prompts, settings, Budgets(tokens=512), share)
+        for share in (False, True)
+    )
+    assert whole.layers.keys() == shared.layers.keys()
+    for layer, true in whole.layers.items():
+        assert error(shared.layers[layer], true).max() < 1e-4
+    assert error(shared.letter_logits, whole.letter_logits).max() < 1e-4
 
 
 def test_float32_is_exact_and_bfloat16_no_worse_than_whole_prompts(judged: Judged) -> None:

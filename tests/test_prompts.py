@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from harness.protocol import PromptFormat
+from harness.protocol import PromptFormat, cache_key
 from harness.questions import Question, build_prompt
 
 ASKED = Question("  What is 2 + 2? ", (" 3", "4 ", "5", "22"), 1, "abstract_algebra", 7)
@@ -47,6 +47,18 @@ Answer:"""
 
 def test_zero_shot_prompt() -> None:
     assert build_prompt(ASKED, SHOTS, PromptFormat(0)) == ZERO_SHOT
+
+
+def test_without_the_header_no_line_names_the_subject() -> None:
+    for shots, whole in ((0, ZERO_SHOT), (2, TWO_SHOT)):
+        found = build_prompt(ASKED, SHOTS, PromptFormat(shots, "kept", header=False))
+        assert found == whole.partition("\n\n")[2]
+
+
+def test_a_setting_that_came_later_changes_no_key_but_its_own() -> None:
+    key = "bd677c3a"
+    assert cache_key(PromptFormat(5)).startswith(key)
+    assert not cache_key(PromptFormat(5, header=False)).startswith(key)
 
 
 def test_two_shot_prompt_in_kept_order() -> None:

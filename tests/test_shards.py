@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,13 @@ from fixtures.cases import TOY
 from harness.errors import RecordError
 from harness.extraction import extract, extract_into, read_layer
 from harness.extraction.prefix_tree import build_tree
-from harness.extraction.shards import plan_shards, read_letter_logits, saved_layers, saved_shards
+from harness.extraction.shards import (
+    Representations,
+    plan_shards,
+    read_letter_logits,
+    saved_layers,
+    saved_shards,
+)
 from harness.models import load_model
 from harness.processes import Processes
 from harness.protocol import Budgets, ExtractionSettings
@@ -188,6 +195,22 @@ def rows_counted(model: torch.nn.Module) -> Iterator[list[int]]:
     )
     yield seen
     hook.remove()
+
+
+def test_no_shard_is_held_when_the_next_one_is_written(  # type: ignore[no-untyped-def]
+    toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[weakref.ref[Representations]] = []
+    save = Representations.save
+
+    def watched(shard: Representations, file: Path) -> None:
+        assert not any(ref() for ref in written)
+        written.append(weakref.ref(shard))
+        save(shard, file)
+
+    monkeypatch.setattr(Representations, "save", watched)
+    extract_into(tmp_path, *toy, PROMPTS, ExtractionSettings(), SMALL)
+    assert len(written) > 5
 
 
 def test_no_pass_is_larger_than_its_budget(toy) -> None:  # type: ignore[no-untyped-def]

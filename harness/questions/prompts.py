@@ -25,6 +25,8 @@ def build_prompt(question: Question, shots: Sequence[Question], prompt: PromptFo
         used = [used[index] for index in order]
     subject = question.subject.replace("_", " ")
     header = f"The following are multiple choice questions (with answers) about {subject}.\n\n"
+    if not prompt.header:
+        header = ""
     solved = "".join(f"{ask(shot)} {shot.letter}\n\n" for shot in used)
     return header + solved + ask(question)
 

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from claims.scope import EARLY, LATE, MIDDLE, papers_own
@@ -17,7 +18,8 @@ def hump(curve: Curve) -> float:
     middle = curve.between(*MIDDLE)
     peak, depth = middle.maximum, middle.peak_depth
     rise = 1 - curve.between(0.0, 0.3).median / peak
-    fall = 1 - curve.between(depth, depth + FALL).last / peak
+    soon = max(FALL, float(np.diff(curve.depth).min()))  # one layer at least, where there are few
+    fall = 1 - curve.between(depth, depth + soon).last / peak
     return min(rise, fall)
 
 

@@ -14,9 +14,10 @@ import pytest
 from numpy.typing import NDArray
 
 import claims
+from claims.test_two_phases import hump
 from fixtures.conditions import ConditionSet, Contrast, find
 from fixtures.verdict import Direction, Word
-from harness.landscape import CURVES, OVERLAP, Draw, Landscape
+from harness.landscape import CURVES, OVERLAP, Curve, Draw, Landscape
 
 LAYERS = tuple(range(1, 33))
 DEPTH = np.array(LAYERS) / 32
@@ -285,6 +286,12 @@ def test_a_claim_holds_of_a_model_as_the_paper_describes_it(claim: str) -> None:
 )
 def test_a_claim_fails_of_a_model_that_lacks_its_finding(claim: str, model: Model) -> None:
     assert verdict(claim, model) == "not reproduced"
+
+
+def test_a_fall_is_seen_in_a_model_of_few_layers_too() -> None:
+    depth = np.arange(1, 9) / 8
+    assert hump(Curve(depth, np.array([2.0, 4, 6, 10, 7, 7, 6, 5]))) == pytest.approx(0.3)
+    assert hump(Curve(depth, np.array([2.0, 4, 6, 10, 10, 6, 6, 5]))) == 0
 
 
 def test_an_accurate_model_converges_and_claims_about_others_are_skipped() -> None:

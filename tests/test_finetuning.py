@@ -2,11 +2,15 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch.nn import functional as F
 from transformers import (
@@ -290,6 +294,25 @@ def test_the_projections_are_found_in_the_model() -> None:
     check_targets(toy(), norms)
     with pytest.raises(ModelError, match="input_layernorm: can have no adapter"):
         with_lora(toy(), norms)
+
+
+def test_the_launchers_settings_change_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    AcceleratorState._reset_state()  # or it would have read them in an earlier test
+    made: list[Accelerator] = []
+    plain = Accelerator.__init__
+
+    def watched(self: Accelerator, *given: Any, **named: Any) -> None:
+        plain(self, *given, **named)
+        made.append(self)
+
+    monkeypatch.setattr(Accelerator, "__init__", watched)
+    train(tmp_path / "launched", replace(SETTINGS, max_steps=1), examples_of(LEARNT))
+    (one,) = made
+    assert (one.mixed_precision, one.gradient_accumulation_steps) == ("no", 1)
 
 
 def test_only_what_reads_text_learns() -> None:

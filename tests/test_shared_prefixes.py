@@ -154,7 +154,7 @@ def test_shared_prefixes_change_no_representation(
     torch.manual_seed(0)
     model = MODELS[name]().eval()
     # Short prompts share as long ones do.
-    monkeypatch.setattr("harness.extraction.extract.LEAST_SAVING", 1)
+    monkeypatch.setattr(sys.modules["harness.extraction.extract"], "LEAST_SAVING", 1)
 
     @given(TEXTS, TEXTS, st.integers(1, 60))
     @settings(max_examples=6, deadline=None)

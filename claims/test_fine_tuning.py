@@ -67,13 +67,14 @@ def test_in_accurate_models_shots_group_by_answer_too(
         # Where fine-tuning adds next to nothing, no share of the way to it can be told.
         return 1 - abs(tuned - few) / (tuned - zero) if tuned - zero >= GROUPED else math.nan
 
-    # 0.5: nearer to the fine-tuned layers than to the middle between them and those without shots.
+    # 0.7 of the way from the layers without shots to the fine-tuned ones is near (the paper's own
+    # numbers for Llama-3-70b give 0.73 or more); half of it is not.
     # In Llama-3-70b (78.5 %) the authors' own curves have gone 0.88 of that way; in Llama-3-8b and
     # Mistral (65 and 62 %) 0.06 or less.
     accurate = accuracy > HIGH_ACCURACY
     judge(
         way,
-        at_least=0.5 if accurate else None,
+        at_least=0.7 if accurate else None,
         at_most=None if accurate else 0.5,
         conditions=[landscapes.zero_shot, landscapes.most_shots, landscapes.fine_tuned],
         layers="the medians of depth 0.5 to 0.97",

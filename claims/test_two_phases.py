@@ -101,7 +101,11 @@ def test_the_peak_of_the_dimension_grows_most_with_fine_tuning(
 @pytest.mark.claim(
     "two-phases-late-id",
     exceptions=papers_own(
-        NO_PEAK | {"llama-3-70b": "the authors' own curve rises by 2 % with 5 shots"}
+        NO_PEAK
+        | {
+            "llama-2-70b": "the authors' own curve rises by 1 % with 5 shots",
+            "llama-3-70b": "the authors' own curve rises by 14 % with 5 shots",
+        }
     )
     | {"toy": "the toy's ID rises to its last blocks, with shots and without"},
 )
@@ -112,19 +116,105 @@ def test_the_late_dimension_rises_again_without_shots_and_decays_with_them(
 
     def rise(curve: Curve) -> float:
         # The last layers' end is left out: there all conditions fall.
-        return curve.between(0.85, 0.98).median / curve.between(0.55, 0.8).median - 1
+        return curve.between(0.85, 0.98).median / curve.between(0.55, 0.8).minimum - 1
 
     def least(of: ConditionSet) -> float:
         zero, few = (one.curve("intrinsic_dimension") for one in (of.zero_shot, of.most_shots))
-        return min(rise(zero), -rise(few))
+        return min(rise(zero) - 0.05, -rise(few))
+
+    # A rise of 0.05 or more, and a decay at all: the paper gives no sizes. The authors' own curves
+    # rise by 0.11 or more without shots.
+    judge(
+        least,
+        at_least=0.03,
+        conditions=landscapes.all,
+        layers="the peak within depth 0.35 to 0.65, and three layers of 32 after it",
+    )
+
+
+@pytest.mark.claim("two-phases-id-growth")
+def test_the_peak_of_the_dimension_grows_with_shots(landscapes: ConditionSet, judge: Judge) -> None:
+    """The intrinsic dimension's peak in the middle is higher with the most shots than without."""
+
+    def growth(of: ConditionSet) -> float:
+        few, zero = (
+            one.curve("intrinsic_dimension").between(*MIDDLE).maximum
+            for one in (of.most_shots, of.zero_shot)
+        )
+        return few / zero - 1
+
+    # 0.05: a third of the 16.5 / 14 that the paper gives for Llama-3-8b.
+    judge(
+        growth,
+        at_least=0.05,
+        conditions=[landscapes.zero_shot, landscapes.most_shots],
+        layers="the peak within depth 0.35 to 0.65",
+    )
+
+
+@pytest.mark.claim(
+    "two-phases-id-fine-tuned",
+    exceptions=papers_own(
+        NO_PEAK
+        | {
+            "llama-2-70b": "the authors' own peak is only 3 % higher than with 5 shots",
+            "llama-3-70b": "the authors' own peak is 1 % lower than with 5 shots",
+        }
+    )
+    | {"toy": "the toy's ID grows more with shots than with fine-tuning"},
+)
+def test_the_peak_of_the_dimension_grows_most_with_fine_tuning(
+    landscapes: ConditionSet, judge: Judge
+) -> None:
+    """The peak of the intrinsic dimension is higher after fine-tuning than with shots."""
+
+    def growth(of: ConditionSet) -> float:
+        tuned, few = (
+            one.curve("intrinsic_dimension").between(*MIDDLE).maximum
+            for one in (of.fine_tuned, of.most_shots)
+        )
+        return tuned / few - 1
+
+    # 0.05: as for shots; a fifth of the 21 / 16.5 that the paper gives for Llama-3-8b.
+    judge(
+        growth,
+        at_least=0.05,
+        conditions=[landscapes.most_shots, landscapes.fine_tuned],
+        layers="the peak within depth 0.35 to 0.65",
+    )
+
+
+@pytest.mark.claim(
+    "two-phases-late-id",
+    exceptions=papers_own(
+        NO_PEAK
+        | {
+            "llama-2-70b": "the authors' own curve rises by 1 % with 5 shots",
+            "llama-3-70b": "the authors' own curve rises by 14 % with 5 shots",
+        }
+    )
+    | {"toy": "the toy's ID rises to its last blocks, with shots and without"},
+)
+def test_the_late_dimension_rises_again_without_shots_and_decays_with_them(
+    landscapes: ConditionSet, judge: Judge
+) -> None:
+    """After the transition the intrinsic dimension rises again without shots, and decays with."""
+
+    def rise(curve: Curve) -> float:
+        # The last layers' end is left out: there all conditions fall.
+        return curve.between(0.85, 0.98).median / curve.between(0.55, 0.8).minimum - 1
+
+    def least(of: ConditionSet) -> float:
+        zero, few = (one.curve("intrinsic_dimension") for one in (of.zero_shot, of.most_shots))
+        return min(rise(zero) - 0.05, -rise(few))
 
     # 0.01: the direction, and more than rounding; the paper gives no size. The authors' own curves
     # rise by 0.036 or more without shots, and where they decay, by 0.020 or more.
     judge(
         least,
-        at_least=0.01,
+        at_least=0.0,
         conditions=[landscapes.zero_shot, landscapes.most_shots],
-        layers="the median of depth 0.85 to 0.98 against that of 0.55 to 0.8",
+        layers="the median of depth 0.85 to 0.98 over the minimum of 0.55 to 0.8",
     )
 
 

@@ -305,8 +305,11 @@ LATER = {"header": True}
 
 
 def _named(part: Any) -> dict[str, Any]:
-    fields = asdict(part).items()
-    return {type(part).__name__: {name: one for name, one in fields if LATER.get(name) != one}}
+    fields = asdict(part)
+    for name, value in LATER.items():
+        if name in fields and fields[name] == value:
+            del fields[name]
+    return {type(part).__name__: fields}
 
 
 def _check_seed(seed: int) -> None:

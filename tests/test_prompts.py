@@ -1,8 +1,10 @@
 """Prompts against texts written by hand."""
 
+from hashlib import sha256
+
 import numpy as np
 
-from harness.protocol import PromptFormat, cache_key
+from harness.protocol import PromptFormat, Subset, cache_key
 from harness.questions import Question, build_prompt
 
 ASKED = Question("  What is 2 + 2? ", (" 3", "4 ", "5", "22"), 1, "abstract_algebra", 7)
@@ -59,6 +61,12 @@ def test_a_setting_that_came_later_changes_no_key_but_its_own() -> None:
     key = "bd677c3a"
     assert cache_key(PromptFormat(5)).startswith(key)
     assert not cache_key(PromptFormat(5, header=False)).startswith(key)
+
+
+def test_a_key_is_the_digest_of_every_setting_also_of_those_that_are_not_given() -> None:
+    whole = """[{"Subset":{"leave_out":null,"per_subject":2,"rows":null,"seed":42,\
+"split":"test","without":null}}]"""
+    assert cache_key(Subset(per_subject=2)) == sha256(whole.encode()).hexdigest()
 
 
 def test_two_shot_prompt_in_kept_order() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from claims.scope import EARLY, GUESSING, LATE, MODERATE_ACCURACY, papers_own
+from claims.scope import EARLY, GUESSING, LATE, MODERATE_ACCURACY, need, papers_own
 from fixtures.conditions import ConditionSet, Judge
 
 
@@ -43,6 +43,24 @@ def test_fine_tuned_late_layers_group_by_answer(landscapes: ConditionSet, judge:
         at_least=0.1,
         conditions=[landscapes.zero_shot, landscapes.fine_tuned],
         layers="the median of depth 0.6 to 1 against that of 0-shot and the maximum of 0 to 0.4",
+    )
+
+
+@pytest.mark.claim("answers-clusters")
+def test_few_fine_tuned_clusters_hold_an_answer_each(
+    landscapes: ConditionSet, judge: Judge
+) -> None:
+    """After the transition five clusters, each of one answer, hold most fine-tuned points."""
+    tuned = landscapes.fine_tuned
+    need(tuned, "answer_clusters")
+    # 0.58: the paper's three models have 0.63 (more than 70 % of the points, 90 % of one letter),
+    # 0.63 (90 and 70) and 0.585 (Mistral: 65 and 90) or more. Five clusters that say nothing about
+    # the answers would have a quarter and a little.
+    judge(
+        lambda of: of.fine_tuned.curve("answer_clusters").between(0.66, 0.94).median,
+        at_least=0.58,
+        conditions=[tuned],
+        layers="the median of depth 0.66 to 0.94, the paper's layers 21 to 30 of 32",
     )
 
 

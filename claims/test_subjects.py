@@ -2,13 +2,12 @@
 
 import math
 
-import numpy as np
 import pytest
 
-from claims.scope import LATE, papers_own
+from claims.scope import LATE, need, papers_own
 from fixtures.conditions import ConditionSet, Judge
 from fixtures.verdict import OURS
-from harness.landscape import PUBLISHED, Landscape
+from harness.landscape import Landscape
 
 FEW_RIGHT, MANY_RIGHT = 0.56, 0.62  # accuracies between which the paper's models change sides
 GROUPED = 0.1  # ARI from which on layers group by subject
@@ -19,17 +18,6 @@ def at_best_layer(landscape: Landscape, name: str) -> float:
     early = landscape.curve("ari_subjects").between(0, 0.5)
     best = early.peak_depth
     return landscape.curve(name).between(best, best).maximum
-
-
-def need(landscape: Landscape, name: str) -> None:
-    """Skip a claim about a curve that published curves do not have.
-
-    Where a model was measured and nothing is known, as of kindred subjects with one peak in every
-    layer, the claim is not left out: it is inconclusive.
-    """
-    published = landscape.model.startswith(PUBLISHED)
-    if published and not np.isfinite(landscape.curve(name).values).any():
-        pytest.skip(f"needs the curve {name}, which is not known of {landscape.model}")
 
 
 @pytest.mark.claim(

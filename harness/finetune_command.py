@@ -169,7 +169,8 @@ def finetune(**options: Any) -> None:
         click.echo(f"its training, in the store, asked {asked!r} meanwhile", err=True)
     tested: dict[str, Accuracy] = {}
     if is_spread():
-        click.echo("not tested: the model is spread over processes; extract tests it", err=True)
+        if launched_processes().is_main:
+            click.echo("not tested: the model is spread over processes; extract tests it", err=True)
     else:
         if options["measure_baselines"]:
             tested["before"] = _test("before", training.experiment)

@@ -29,6 +29,7 @@ CURVES = (
     "ari_subjects",
     "ari_answers",
     "pure_peaks",
+    "answer_clusters",
     "kindred",
     "kindred_by_chance",
 )
@@ -220,6 +221,10 @@ class Landscape:
         """Return the landscape of one of `draws`."""
         draw = self.draws[number]
         return replace(self, curves=draw.curves, accuracy=draw.accuracy, draws=(), tree=None)
+
+    def has(self, name: str) -> bool:
+        """Return whether a curve was measured, of one layer at least."""
+        return any(map(math.isfinite, self.curves.get(name, ())))
 
     def curve(self, name: str) -> Curve:
         """Return one of the curves over relative depth."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from harness.errors import GeometryError
-from harness.geometry.agreement import agreement, pure_share
+from harness.geometry.agreement import agreement, majority_share, pure_share
 from harness.geometry.density import knn_density, pak_density
 from harness.geometry.density_peaks import DensityPeaks, density_peaks
 from harness.geometry.hierarchy import Dendrogram, category_agreement, dendrogram
@@ -235,6 +235,7 @@ def _values(neighbors: Neighbors, labels: Labels, settings: GeometrySettings) ->
         **_by_label("subjects", labels.subjects, peaks, neighbors),
         **_by_label("answers", labels.answers, peaks, neighbors),
         "pure_peaks": pure_share(peaks.assignment, labels.subjects),
+        "answer_clusters": majority_share(peaks.assignment, labels.answers),
         "kindred": kindred,
         "kindred_by_chance": by_chance,
     }

@@ -80,3 +80,10 @@ def check_spreading() -> None:
         raise SettingsError(
             "--fsdp_activation_checkpointing is set; use --activation-checkpointing of finetune"
         )
+    from accelerate import PartialState
+    from accelerate.utils import DistributedType
+
+    launched_processes()  # or accelerate would not know which device it is told to use
+    if PartialState().distributed_type in {DistributedType.NO, DistributedType.MULTI_CPU}:
+        # It would leave the model whole, without a word.
+        raise SettingsError("--use_fsdp: accelerate spreads a model over several GPUs only")

@@ -26,6 +26,7 @@ QUANTITIES = {
     "core_fraction": "share of core points",
     "ari_subjects": "ARI of clusters with subjects",
     "ari_answers": "ARI of clusters with answers",
+    "answer_clusters": "share of points in five clusters of an answer each",
     "overlap_subjects": "share of neighbours of the same subject",
     "overlap_answers": "share of neighbours with the same answer",
 }

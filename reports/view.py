@@ -179,7 +179,7 @@ class Report:
         for quantity in quantities:
             title = figures.QUANTITIES[quantity]
             having = {
-                name: [one for one in landscapes if quantity in one.curves]
+                name: [one for one in landscapes if one.has(quantity)]
                 for name, landscapes in sources.items()
             }
             panels = [

@@ -72,6 +72,7 @@ def conditions(accuracy: float = 0.64, late_few: float = 0.03) -> Model:
             core_fraction=phases(0.2, 0.05),
             ari_subjects=phases(0.18, 0.02),
             ari_answers=phases(0, 0.25),
+            answer_clusters=phases(0.3, 0.65),
         ),
         landscape(CHECKPOINT, accuracy, **{OVERLAP: through((0, 0.9), (0.4, 0.6), (0.6, 0.3))}),
     ]
@@ -239,6 +240,10 @@ CONTRARY: dict[str, dict[str, Model]] = {
         "early too": changed(PAPER, TUNED, ari_answers=phases(0.25, 0.25)),
         "before fine-tuning too": changed(PAPER, "0-shot", ari_answers=phases(0, 0.25)),
     },
+    "answers-clusters": {
+        "one large mixed cluster": changed(PAPER, TUNED, answer_clusters=phases(0.3, 0.28)),
+        "many small clusters": changed(PAPER, TUNED, answer_clusters=phases(0.3, 0.5)),
+    },
     "answers-few-shot": {
         "late, with shots": changed(PAPER, "5-shot", ari_answers=phases(0, 0.2)),
     },
@@ -299,6 +304,9 @@ def test_an_accurate_model_converges_and_claims_about_others_are_skipped() -> No
     assert "moderate accuracy" in verdict("answers-few-shot", LARGE)
     middle = with_accuracy(PAPER, **{TUNED: 0.72})
     assert "below 70 % or above 75 %" in verdict("converge-large", middle)
+    unsure = tuple(Draw(LARGE[TUNED].curves, accuracy) for accuracy in (0.76, 0.8))
+    unclear = LARGE | {TUNED: replace(LARGE[TUNED], draws=unsure)}
+    assert "below 70 % or above 75 %" in verdict("converge-large", unclear)
     same = changed(LARGE, "0-shot", ari_answers=phases(0, 0.25))
     assert verdict("converge-large", same) == "inconclusive"  # no way to go
 

@@ -20,7 +20,7 @@ from fixtures.verdict import Direction, Finding, Verdict
 from harness.controls import control_landscapes, null_controls
 from harness.errors import DatasetError, ModelError
 from harness.extraction.shards import read_layer
-from harness.geometry.agreement import pure_share
+from harness.geometry.agreement import majority_share, pure_share
 from harness.landscape import Landscape
 from harness.measurement import Labels, measure_layer, measure_tree
 from harness.models import load_model
@@ -192,6 +192,16 @@ def test_pure_clusters_are_counted_by_hand() -> None:
     labels = [*"aaaaa", *"bbbba", *"ccbb"]
     assert pure_share(assignment, labels) == pytest.approx(1 / 3)
     assert pure_share(assignment, labels, 0.79) == pytest.approx(2 / 3)
+
+
+def test_the_large_clusters_points_of_their_main_label_are_counted_by_hand() -> None:
+    # Of 5 points 4, of 3 two, of 1 one, of 2 two.
+    assignment = np.array([0] * 5 + [1] * 3 + [2] + [3] * 2)
+    labels = [*"aaaab", *"bbc", "a", *"cc"]
+    assert majority_share(assignment, labels) == pytest.approx(9 / 11)
+    assert majority_share(assignment, labels, 3) == pytest.approx(8 / 11)
+    assert majority_share(assignment, labels, 2) == pytest.approx(6 / 11)
+    assert majority_share(np.zeros(11, dtype=np.int64), labels) == pytest.approx(5 / 11)
 
 
 def test_kindred_subjects_join_first() -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -95,12 +96,17 @@ def test_the_presets_are_the_papers_and_go_by_size() -> None:
     assert PRESETS["llama-2"].per_subject == 20
 
 
-def start(store: Path, *launcher: str, dropout: str = "0.1") -> "subprocess.Popen[str]":
-    command = [*launcher, "-m", "harness.cli", "finetune", *SMALL, "--lora-dropout", dropout]
+ALONE = ["harness.cli"]
+TWO = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+SHARED, SPREAD = [*TWO, "harness.cli"], [*TWO, "tests.spread_on_cpus"]
+
+
+def start(store: Path, module: list[str], *options: str) -> "subprocess.Popen[str]":
+    command = ["-m", *module, "finetune", *SMALL, *options]
     command += ["--token-budget", "300", "--clip-grad-norm", "0.5"]  # several passes a step
     return subprocess.Popen(
         [sys.executable, *command, "--store", str(store), "--save-every", "2"],
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
@@ -111,32 +117,42 @@ def finish(process: "subprocess.Popen[str]") -> Path:
     return Path(out.strip().splitlines()[-1])
 
 
-def test_killed_and_started_again_it_makes_the_same_adapters(tmp_path: Path) -> None:
-    undisturbed = finish(start(tmp_path / "undisturbed"))
-    process = start(tmp_path / "killed")
+def trained(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "training.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("module", "precision"),
+    [(ALONE, "float32"), (SPREAD, "bfloat16")],  # adapters are in float32 all the same
+    ids=["one process", "spread over two"],
+)
+def test_killed_and_started_again_it_makes_the_same_adapters(
+    tmp_path: Path, module: list[str], precision: str
+) -> None:
+    dropping = ["--lora-dropout", "0.1", "--precision", precision]
+    undisturbed = finish(start(tmp_path / "undisturbed", module, *dropping))
+    process = start(tmp_path / "killed", module, *dropping)
     while not list((tmp_path / "killed" / "adapters").glob(".*.unfinished/.state-00000[234]")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
+    os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    resumed = finish(start(tmp_path / "killed"))
-    record, other = (
-        json.loads((folder / "training.json").read_text()) for folder in (undisturbed, resumed)
-    )
-    assert other["loss"] == record["loss"] and len(record["loss"]) == 6
+    resumed = finish(start(tmp_path / "killed", module, *dropping))
+    assert len(trained(undisturbed)["loss"]) == 6
+    assert trained(resumed)["loss"] == trained(undisturbed)["loss"]
     wanted, found = adapters(undisturbed), adapters(resumed)
     assert found.keys() == wanted.keys() == {"final", "step-000001", "step-000002"}
     for name, tensors in wanted.items():
         assert all(torch.equal(found[name][key], tensor) for key, tensor in tensors.items())
 
 
-def test_two_processes_agree_with_one(tmp_path: Path) -> None:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    alone = finish(start(tmp_path / "alone", dropout="0"))
-    both = finish(start(tmp_path / "both", *launcher, dropout="0"))
-    record, other = (json.loads((folder / "training.json").read_text()) for folder in (alone, both))
-    assert other["loss"] == pytest.approx(record["loss"], abs=1e-5)
-    assert other["validation"]["6"] == record["validation"]["6"]
+@pytest.mark.parametrize("module", [SHARED, SPREAD], ids=["steps shared", "model spread"])
+def test_two_processes_agree_with_one(tmp_path: Path, module: list[str]) -> None:
+    alone = finish(start(tmp_path / "alone", ALONE, "--lora-dropout", "0"))
+    both = finish(start(tmp_path / "both", module, "--lora-dropout", "0"))
+    assert trained(both)["loss"] == pytest.approx(trained(alone)["loss"], abs=1e-5)
+    assert trained(both)["validation"]["6"] == trained(alone)["validation"]["6"]
     for name, tensors in adapters(alone).items():
         for key, tensor in tensors.items():
             torch.testing.assert_close(adapters(both)[name][key], tensor, rtol=1e-3, atol=1e-5)
@@ -260,6 +276,9 @@ def test_an_fsdp_that_does_not_fit_is_refused(
     monkeypatch.setenv("FSDP_VERSION", "2")
     monkeypatch.setenv("FSDP_ACTIVATION_CHECKPOINTING", "true")
     with pytest.raises(UserError, match="use --activation-checkpointing"):
+        run(tmp_path)
+    monkeypatch.delenv("FSDP_ACTIVATION_CHECKPOINTING")
+    with pytest.raises(UserError, match="over several GPUs only"):
         run(tmp_path)
 
 

@@ -128,7 +128,7 @@ def test_the_command_writes_a_landscape_and_prints_intervals(folder: Path) -> No
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(out.read_text())["curves"]["density_peaks"] == [4.0] * 3
-    assert len(done.stdout.splitlines()) == 36 and "ari_subjects" in done.stdout
+    assert len(done.stdout.splitlines()) == 39 and "ari_subjects" in done.stdout
     done = subprocess.run([*command, "--condition", "mine"], cwd=ROOT, timeout=100)
     assert json.loads(out.read_text())["condition"] == "mine" and done.returncode == 0
     done = subprocess.run(

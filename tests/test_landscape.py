@@ -35,7 +35,7 @@ def test_a_landscape_round_trips_through_json(values: list[float], accuracy: flo
     assert read.drawn(1).to_json() == made.drawn(1).to_json() != made.to_json()
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 99}', '{"schema": 2, "x": 2}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 99}', '{"schema": 3, "x": 2}'])
 def test_another_json_is_no_landscape(text: str) -> None:
     with pytest.raises(RecordError, match=r"file\.json"):
         Landscape.from_json(text, "file.json")
@@ -94,12 +94,12 @@ def test_a_verdict(
 
 def test_an_interval_is_that_of_the_whole_not_of_the_draws() -> None:
     # Of the mean of n numbers, subsamples without replacement have a known spread: the interval
-    # from them is two standard errors of the mean of all.
+    # from them is 1.96 standard errors of the mean of all.
     numbers = np.random.default_rng(5).normal(3.0, 2.0, 500)
     draws = [float(numbers[rows].mean()) for rows in draw_subsamples(500, 2000, 0.8)]
     low, high = interval_of(float(numbers.mean()), draws, 0.8)  # type: ignore[misc]
     error = numbers.std(ddof=1) / np.sqrt(500)
-    assert (high - low) / 4 == pytest.approx(error, rel=0.05)
+    assert (high - low) / (2 * 1.96) == pytest.approx(error, rel=0.05)
     assert (high + low) / 2 == pytest.approx(numbers.mean())
     # Draws that are all to one side do not move it; it reaches to their mean.
     one_sided = interval_of(numbers.mean(), [one - 1 for one in draws], 0.8)
@@ -108,6 +108,17 @@ def test_an_interval_is_that_of_the_whole_not_of_the_draws() -> None:
     assert interval_of(-0.008, [0.0] * 10, 0.8) == (-0.008, 0.0)
     assert interval_of(3.0, [], 0.8) is None
     assert interval_of(3.0, [1.0, math.nan], 0.8) == (-math.inf, math.inf)
+
+
+def test_of_a_hundred_intervals_from_ten_draws_ninety_five_hold_the_truth() -> None:
+    rng = np.random.default_rng(6)
+    covered = []
+    for seed in range(1000):
+        numbers = rng.normal(3.0, 2.0, 100)
+        draws = [float(numbers[rows].mean()) for rows in draw_subsamples(100, 10, 0.8, seed)]
+        low, high = interval_of(float(numbers.mean()), draws, 0.8)  # type: ignore[misc]
+        covered.append(low <= 3.0 <= high)
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.02)
 
 
 def test_a_second_run_computes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

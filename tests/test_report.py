@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from harness.errors import RecordError
 from harness.geometry.interval import interval_of
-from harness.landscape import CURVES, OVERLAP, Draw, Landscape, Tree
+from harness.landscape import CURVES, MORE_CURVES, OVERLAP, Draw, Landscape, Tree
 from reports import figures
 from reports.render import render
 from reports.run import Run, read_run, read_runs
@@ -30,7 +30,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 def landscape(condition: str, model: str = "small", **changes: object) -> Landscape:
     rng = np.random.default_rng(len(condition))
     layers = (1, 2, 3, 4)
-    names = (*CURVES, OVERLAP) if "@" in condition else CURVES
+    names = (*CURVES, OVERLAP) if "@" in condition else (*CURVES, *MORE_CURVES)
 
     def curves() -> dict[str, tuple[float, ...]]:
         return {name: tuple(rng.random(4).tolist()) for name in names}
@@ -136,11 +136,11 @@ def test_models_of_one_name_are_told_by_their_files(run: Run, tmp_path: Path) ->
         ({"claims": [verdict(more=1)]}, "('more' was unexpected)"),
         ({"surprise": 1}, "('surprise' was unexpected)"),
         ({"landscapes": {}}, "field landscapes: {} is not of type 'array'"),
-        ({"landscapes": [{"schema": 2}]}, "landscapes[0]: 'model' is a required property"),
+        ({"landscapes": [{"schema": 3}]}, "landscapes[0]: 'model' is a required property"),
         ({"landscapes": ["nowhere.json"]}, "nowhere.json: cannot be read"),
         ({"landscapes": [3]}, "field landscapes[0]: 3 is not of type 'object', 'string'"),
         ({"environment": {"settings": {}, "versions": {}}}, "settings: 'command' is a required"),
-        ({"landscapes": [{"schema": 3}]}, "landscapes[0]: field 'schema' is 3, not 2; update"),
+        ({"landscapes": [{"schema": 4}]}, "landscapes[0]: field 'schema' is 4, not 3; update"),
     ],
 )
 def test_a_record_that_is_none_is_refused_in_a_sentence(
@@ -193,7 +193,9 @@ def test_numbers_that_json_has_not_are_refused_and_never_written(tmp_path: Path)
         text = landscape("0-shot").to_json().replace('"accuracy": 0.5', f'"accuracy": {wrong}')
         with pytest.raises(RecordError, match=r"file\.json: is not JSON .* is not finite"):
             Landscape.from_json(text, "file.json")
-    odd = landscape("0-shot", curves=dict.fromkeys(CURVES, (math.inf, 1.0, math.nan, 0.0)))
+    odd = landscape(
+        "0-shot", curves=dict.fromkeys(CURVES, (math.inf, 1.0, math.nan, 0.0)), draws=()
+    )
     assert json.loads(odd.to_json())["curves"]["kindred"] == [None, 1.0, None, 0.0]
 
 
@@ -230,9 +232,9 @@ def test_a_bar_shows_effects_on_the_side_of_the_threshold_where_they_are(
 
 
 def test_a_curve_that_few_have_is_shown_of_those(run: Run) -> None:
-    having = landscape("0-shot", "with")
-    having = replace(having, curves={**having.curves, "overlap_subjects": (0.1,) * 4}, draws=())
-    shown = Report([replace(run, landscapes=[having, landscape("0-shot", "without")])])
+    lacking = landscape("0-shot", "without")
+    lacking = replace(lacking, curves={**lacking.curves, "overlap_subjects": (math.nan,) * 4})
+    shown = Report([replace(run, landscapes=[landscape("0-shot", "with"), lacking])])
     text = shown.profiles("overlap_subjects")
     assert "with: share of" in text and "without: share of" not in text and "own curves" not in text
 
@@ -240,7 +242,8 @@ def test_a_curve_that_few_have_is_shown_of_those(run: Run) -> None:
 def test_labels_do_not_lie_over_each_other() -> None:
     conditions = ("0-shot", "1-shot", "2-shot", "5-shot", "fine-tuned")
     same = [replace(landscape("0-shot"), condition=condition) for condition in conditions]
-    for few in (same, [replace(one, curves=dict.fromkeys(CURVES, (1.0,) * 4)) for one in same]):
+    flat = dict.fromkeys(same[0].curves, (1.0,) * 4)
+    for few in (same, [replace(one, curves=flat) for one in same]):
         axis = figures.profile(few, "core_fraction").axes[0]
         heights = sorted(text.get_position()[1] for text in axis.texts)
         assert {text.get_text() for text in axis.texts} == set(conditions)
@@ -361,10 +364,9 @@ def test_the_page_needs_nothing_else_and_escapes_what_it_shows(page: Path) -> No
     assert all(one.startswith(("data:image/svg+xml;base64,", "#")) for one in found.sources)
     assert HOSTILE in found.text and "<script" not in text
     assert page.stat().st_size < 5_000_000
-    # A panel a quantity of the model and of the reference; a dendrogram a condition; the controls'
-    # and the checkpoints'.
-    panels = figures.QUANTITIES.keys() & set(CURVES)  # what these landscapes have
-    assert found.tags.count("img") == 2 * len(panels) + 4 + 1 + 1
+    # A panel a quantity of the model, and of those that the reference has; a dendrogram a
+    # condition; the controls' and the checkpoints'.
+    assert found.tags.count("img") == len(figures.QUANTITIES) + 5 + 4 + 1 + 1
     assert "Traceback" not in found.text and "Warning" not in found.text
 
 

@@ -14,9 +14,7 @@ export OMP_NUM_THREADS ?= 1
 claims: $(INSTALLED)
 	$(BIN)/pytest claims
 
-test: $(INSTALLED)
-	$(BIN)/ruff check .
-	$(BIN)/mypy
+test: lint
 	$(BIN)/pytest tests -rs --durations 12 -n auto --maxprocesses 8 --dist loadfile
 	$(BIN)/pytest claims -rs
 

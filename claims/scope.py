@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import pytest
 
 from harness.landscape import PUBLISHED, Landscape
@@ -29,3 +30,13 @@ def need(landscape: Landscape, name: str) -> None:
     """
     if landscape.model.startswith(PUBLISHED) and not landscape.has(name):
         pytest.skip(f"needs the curve {name}, which is not known of {landscape.model}")
+
+
+def smallest(*values: float) -> float:
+    """Return the smallest value; NaN if one is, which Python's `min` may overlook."""
+    return float(np.min(values))
+
+
+def largest(*values: float) -> float:
+    """Return the largest value; NaN if one is, which Python's `max` may overlook."""
+    return float(np.max(values))

@@ -2,7 +2,15 @@
 
 import pytest
 
-from claims.scope import EARLY, GUESSING, LATE, MODERATE_ACCURACY, need, papers_own
+from claims.scope import (
+    EARLY,
+    GUESSING,
+    LATE,
+    MODERATE_ACCURACY,
+    largest,
+    need,
+    papers_own,
+)
 from fixtures.conditions import ConditionSet, Judge
 
 
@@ -11,7 +19,7 @@ def test_answers_are_no_modes_before_the_transition(landscapes: ConditionSet, ju
     """Before the transition the density peaks are not the answers, in any condition."""
 
     def most(of: ConditionSet) -> float:
-        return max(one.curve("ari_answers").between(0, 0.35).maximum for one in of.all)
+        return largest(*(one.curve("ari_answers").between(0, 0.35).maximum for one in of.all))
 
     # 0.02: the paper says about 0; the largest of the authors' own early values is 0.003.
     judge(
@@ -33,7 +41,7 @@ def test_fine_tuned_late_layers_group_by_answer(landscapes: ConditionSet, judge:
 
     def rise(of: ConditionSet) -> float:
         tuned, zero = (one.curve("ari_answers") for one in (of.fine_tuned, of.zero_shot))
-        without = max(tuned.between(*EARLY).maximum, zero.between(*LATE).median)
+        without = largest(tuned.between(*EARLY).maximum, zero.between(*LATE).median)
         return tuned.between(*LATE).median - without
 
     # 0.1: half of the smallest ARI that the paper gives (Mistral's 0.2), and twice what it calls
@@ -57,10 +65,10 @@ def test_few_fine_tuned_clusters_hold_an_answer_each(
     # 0.63 (90 and 70) and 0.585 (Mistral: 65 and 90) or more. Five clusters that say nothing about
     # the answers would have a quarter and a little.
     judge(
-        lambda of: of.fine_tuned.curve("answer_clusters").between(0.66, 0.94).median,
+        lambda of: of.fine_tuned.curve("answer_clusters").between(0.65, 0.94).median,
         at_least=0.58,
         conditions=[tuned],
-        layers="the median of depth 0.66 to 0.94, the paper's layers 21 to 30 of 32",
+        layers="the median of depth 0.65 to 0.94, the paper's layers 21 to 30 of 32",
     )
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from claims.scope import LATE, need, papers_own
+from claims.scope import LATE, need, papers_own, smallest
 from fixtures.conditions import ConditionSet, Judge
 from fixtures.verdict import OURS
 from harness.landscape import Landscape
@@ -53,7 +53,7 @@ def test_more_shots_group_better_earlier_and_more_narrowly(
         # The centroid, not the maximum's layer: where a plateau has its highest point is chance.
         shift = fewest.centroid - most.centroid
         narrowing = fewest.width - most.width
-        return min(growth, shift, narrowing)
+        return smallest(growth, shift, narrowing)
 
     shots = landscapes.few_shot(2)
     # 0.01: all three must go the way that the paper says; it gives no size. The smallest of the
@@ -76,8 +76,8 @@ def test_the_early_clusters_are_nearly_pure(landscapes: ConditionSet, judge: Jud
 
     def pure(of: ConditionSet) -> float:
         # Of a layer that does not group by subject, some small clusters may be pure by chance.
-        grouped = at_best_layer(of.most_shots, "ari_subjects") >= GROUPED
-        return at_best_layer(of.most_shots, "pure_peaks") if grouped else 0.0
+        found = at_best_layer(of.most_shots, "ari_subjects")
+        return 0.0 if found < GROUPED else at_best_layer(of.most_shots, "pure_peaks")
 
     # 0.7: the paper's three models have 0.97, 0.77 and 0.81 of clusters above 80 % one subject.
     judge(

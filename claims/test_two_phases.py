@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from claims.scope import EARLY, LATE, MIDDLE, papers_own
+from claims.scope import EARLY, LATE, MIDDLE, largest, papers_own, smallest
 from fixtures.conditions import ConditionSet, Judge
 from harness.landscape import Curve
 
@@ -18,9 +18,10 @@ def hump(curve: Curve) -> float:
     middle = curve.between(*MIDDLE)
     peak, depth = middle.maximum, middle.peak_depth
     rise = 1 - curve.between(0.0, 0.3).median / peak
-    soon = max(FALL, float(np.diff(curve.depth).min()))  # one layer at least, where there are few
+    # One layer at least, where there are few.
+    soon = max(FALL, float(np.diff(curve.depth).min(initial=1.0)))
     fall = 1 - curve.between(depth, depth + soon).last / peak
-    return min(rise, fall)
+    return smallest(rise, fall)
 
 
 @pytest.mark.claim(
@@ -34,7 +35,7 @@ def test_the_intrinsic_dimension_peaks_in_the_middle(
     """In every condition the intrinsic dimension rises to the middle and falls sharply after it."""
 
     def least(of: ConditionSet) -> float:
-        return min(hump(one.curve("intrinsic_dimension")) for one in of.all)
+        return smallest(*(hump(one.curve("intrinsic_dimension")) for one in of.all))
 
     # 0.03: Llama-2-70b, where the paper sees the peak weakened, has 0.042; Llama-2-7b, where it
     # sees none, -0.08 without shots; the other three models 0.09 or more.
@@ -120,7 +121,7 @@ def test_the_late_dimension_rises_again_without_shots_and_decays_with_them(
 
     def least(of: ConditionSet) -> float:
         zero, few = (one.curve("intrinsic_dimension") for one in (of.zero_shot, of.most_shots))
-        return min(rise(zero) - 0.05, -rise(few))
+        return smallest(rise(zero) - 0.05, -rise(few))
 
     # A rise of 0.05 or more, and a decay at all: the paper gives no sizes. The authors' own curves
     # rise by 0.11 or more without shots.
@@ -140,7 +141,7 @@ def test_there_are_more_density_peaks_before_the_transition(
 
     def least_ratio(of: ConditionSet) -> float:
         curves = [one.curve("density_peaks") for one in of.all]
-        return min(one.between(*EARLY).median / one.between(*LATE).median for one in curves)
+        return smallest(*(one.between(*EARLY).median / one.between(*LATE).median for one in curves))
 
     # 1.2: the paper's weakest words are "below 40" before and "10 to 20" after, a ratio near 2 in
     # Llama-3-8b; the weakest of the authors' own curves has 1.4.
@@ -185,7 +186,7 @@ def test_shots_make_early_peaks(landscapes: ConditionSet, judge: Judge) -> None:
             one.curve("density_peaks").between(*EARLY).maximum
             for one in (of.most_shots, *of.without_shots)
         )
-        return few / max(others)
+        return few / largest(*others)
 
     # 1.2: less than half of the paper's excess of 60 to 70 over "below 40" in Llama-3-8b; the
     # smallest of the authors' own curves is 1.28.
@@ -208,8 +209,8 @@ def test_core_points_are_early_and_most_with_shots(landscapes: ConditionSet, jud
 
     def excess(of: ConditionSet) -> float:
         few, *others = (one.curve("core_fraction") for one in (of.most_shots, *of.without_shots))
-        most = max(one.between(*EARLY).maximum for one in others)
-        return few.between(*EARLY).maximum - max(few.between(*LATE).maximum, most)
+        most = (one.between(*EARLY).maximum for one in others)
+        return few.between(*EARLY).maximum - largest(few.between(*LATE).maximum, *most)
 
     # 0.1: a quarter of the paper's 0.6 with shots against 0.2 without, in Llama-3-8b; the smallest
     # of the authors' own curves is 0.20.

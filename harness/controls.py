@@ -10,6 +10,7 @@ from dataclasses import replace
 from harness.landscape import Draw, Landscape
 from harness.pipeline import Experiment
 from harness.protocol import Control, PromptFormat
+from harness.training_record import FINE_TUNED
 
 Values = tuple[float, ...]  # of a curve
 
@@ -65,6 +66,8 @@ def control_landscapes(
     fine_tuned: the experiment with its final adapter; only shuffled labels change it.
 
     The layers are the experiment's: without a network all have the same values.
+
+    Raises UserError where the model, the questions or the settings do not fit the control.
     """
     experiment.release()
     under = replace(experiment, control=control)
@@ -77,7 +80,7 @@ def control_landscapes(
     under.release()
     if fine_tuned and control.labels == "shuffled":
         tuned = replace(fine_tuned, control=control)
-        found["fine-tuned"] = tuned.landscape(PromptFormat(0))
+        found[FINE_TUNED] = tuned.landscape(PromptFormat(0))
         tuned.release()
     for condition, landscape in found.items():
         landscape = replace(landscape, control=name)

@@ -34,7 +34,7 @@ def write_whole(path: Path, text: str) -> None:
 def write_with(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file beside `path`, and put it there when it is whole and on the disk.
 
-    A link is followed.
+    A link is followed. Raises OSError as `write` and the disk do.
     """
     path = Path(os.path.realpath(path))
     # Short, as `path` may have the longest of names; and no other process's, on any machine.
@@ -101,6 +101,8 @@ def explained(path: Path, use: str) -> Iterator[None]:
     """Turn what the disk refuses into a sentence for the user.
 
     path: what is written; use: what another folder would be for, such as `as --out`.
+
+    Raises SettingsError in place of an OSError of the disk's or a SafetensorError.
     """
     try:
         yield

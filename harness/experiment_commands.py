@@ -17,7 +17,7 @@ from harness.finetune_command import DATASET_OPTION
 from harness.pipeline import Experiment
 from harness.processes import launched_processes
 from harness.protocol import Budgets, ExtractionSettings, GeometrySettings, PromptFormat, Subset
-from harness.store import Store
+from harness.store import STORE, STORE_VARIABLE, Store
 
 # The second names are those of the paper's own script, where they differ.
 EXPERIMENT_OPTIONS = (
@@ -68,7 +68,10 @@ EXPERIMENT_OPTIONS = (
     ),
     click.option("--preprocessing-num-workers", type=int, help="Processes that tokenize."),
     click.option("--logging-steps", type=click.IntRange(min=1), help="Log every so many prompts."),
-    click.option("--store", type=Path, default=Path(".landscape-store"), show_default=True),
+    click.option(
+        "--store", type=Path, envvar=STORE_VARIABLE, default=STORE, show_default=True,
+        show_envvar=True,
+    ),
 )  # fmt: skip
 
 
@@ -96,6 +99,8 @@ def experiment_of(options: dict[str, Any]) -> tuple[Experiment, PromptFormat]:
         if options["leave_out"]:
             raise click.UsageError("--train-from-test says what is left out; drop --leave-out")
         _, subset = split_test(options["train_from_test"], subset)
+    if options["offload_folder"] and not options["device_map"]:
+        raise click.UsageError("--offload-folder needs --device-map")
     experiment = Experiment(
         options["model"],
         options["dataset"],

@@ -67,6 +67,8 @@ def export(
     A safetensors file a layer, `layer-001.safetensors` with one tensor `representations` (rows,
     width); `labels.csv` with a line a row (question, subject, answer: the question's row in its
     split, the subject's name, the right letter); `settings.json`, what made them.
+
+    Raises SettingsError if the folder holds something, or the disk refuses it.
     """
     check_export(folder)
     with new_folder(folder) as unfinished:

@@ -16,7 +16,6 @@ from harness.names import model_name
 from harness.pipeline import Experiment
 from harness.processes import check_spreading, is_spread, launched_processes
 from harness.protocol import (
-    DRAW_SHARE,
     FineTuning,
     PromptFormat,
     Subset,
@@ -27,7 +26,13 @@ from harness.protocol import (
 from harness.questions.mmlu import load_questions
 from harness.questions.prompts import ask, build_prompt
 from harness.questions.question import QuestionSet
-from harness.training_record import FINAL, checkpoint_step, read_record
+from harness.training_record import (
+    FINAL,
+    FINE_TUNED,
+    checkpoint_condition,
+    checkpoint_step,
+    read_record,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -80,10 +85,13 @@ class FineTuned:
         """The questions asked during the training. Raises DatasetError."""
         return load_questions(self.experiment.dataset, Subset(self.validation), 0)
 
-    def check(self) -> None:
-        """Raise a UserError now for what would fail later."""
+    def check(self, processes: int | None = None) -> None:
+        """Raise a UserError now for what would fail later.
+
+        processes: that will train, where it is not those of this launch.
+        """
         count = len(self.questions.questions)
-        batch, processes = self.settings.batch_size, launched_processes().count
+        batch, processes = self.settings.batch_size, processes or launched_processes().count
         steps = self.settings.max_steps or math.inf
         smallest = batch if steps < steps_an_epoch(count, batch) else count % batch or batch
         if smallest < processes:
@@ -91,12 +99,13 @@ class FineTuned:
                 f"a step has {smallest} questions for {processes} processes; launch fewer, or "
                 "give another --batch-size"
             )
-        asked = len(self.validation_questions.questions)
-        if self.options.evaluations and asked < processes:
-            raise SettingsError(
-                f"split {self.validation!r} has {asked} questions for {processes} processes; "
-                "launch fewer, or give another --validation"
-            )
+        if self.options.evaluations:
+            asked = len(self.validation_questions.questions)
+            if asked < processes:
+                raise SettingsError(
+                    f"split {self.validation!r} has {asked} questions for {processes} processes; "
+                    "launch fewer, or give another --validation"
+                )
         check_spreading()
         # The key is of all weights: too much to read where it is not needed.
         if self.experiment.device_map and not self.experiment.store.find("adapters", self._key):
@@ -108,10 +117,7 @@ class FineTuned:
     def check_landscapes(self) -> None:
         """Raise a UserError as `check` does, and where the checkpoints could not be measured."""
         self.check()
-        geometry = self.experiment.geometry
-        points = max(2 * geometry.id_k + 1, geometry.overlap_k + 1)
-        if geometry.draws:
-            points = math.ceil(points / DRAW_SHARE)
+        points = self.experiment.geometry.least_points(overlap=True)
         count = len(self.questions.questions)
         if count < points:
             raise GeometryError(
@@ -137,7 +143,10 @@ class FineTuned:
 
     @property
     def adapters(self) -> Path:
-        """The folder of the adapters, `step-000001` ... and `final`; trained if need be."""
+        """The folder of the adapters, `step-000001` ... and `final`; trained if need be.
+
+        Raises UserError as `check` does.
+        """
         found = self.experiment.store.find_or_make(
             "adapters", self._key, self._train, launched_processes(), lambda: self._inputs
         )
@@ -147,10 +156,13 @@ class FineTuned:
     @property
     def fine_tuned(self) -> Experiment:
         """The experiment with the final adapter."""
-        return replace(self.experiment, adapter=self.adapters / FINAL, condition="fine-tuned")
+        return replace(self.experiment, adapter=self.adapters / FINAL, condition=FINE_TUNED)
 
     def landscape(self) -> Landscape:
-        """Return the landscape of the fine-tuned model on the analysed questions, without shots."""
+        """Return the landscape of the fine-tuned model on the analysed questions, without shots.
+
+        Raises UserError as `check` does.
+        """
         self.experiment.release()  # or there would be two models in memory, as below
         worn = self.fine_tuned
         found = worn.landscape(ZERO_SHOT)
@@ -163,6 +175,7 @@ class FineTuned:
         They are called `fine-tuned@STEP` and have the overlap with step 0, the model without an
         adapter; the last is that of the final adapter.
 
+        Raises UserError as `check_landscapes` does.
         Source: the paper, its overlap of checkpoints with the model before fine-tuning.
         """
         self.experiment.release()
@@ -174,13 +187,14 @@ class FineTuned:
         steps[len(read_record(adapters)["loss"])] = adapters / FINAL
         found = {}
         for step, folder in sorted(steps.items()):
-            worn = replace(start, adapter=folder, condition=f"fine-tuned@{step}")
-            found[f"fine-tuned@{step}"] = worn.landscape(ZERO_SHOT, start)
+            condition = checkpoint_condition(step)
+            worn = replace(start, adapter=folder, condition=condition)
+            found[condition] = worn.landscape(ZERO_SHOT, start)
             worn.release()
         return found
 
     @cached_property
-    def _inputs(self) -> tuple[PreTrainedModel, list[Example], Exam]:
+    def _inputs(self) -> tuple[PreTrainedModel, list[Example], Exam | None]:
         """The model, what it learns and what it is asked meanwhile. Raises ModelError."""
         import torch
 
@@ -198,10 +212,13 @@ class FineTuned:
         model = load_model(experiment.model, settings.precision, device, experiment.attention)
         check_targets(model, settings)
         how = (model.config, settings.max_length, experiment.budgets.workers)
-        learnt, asked = self.questions.questions, self.validation_questions.questions
+        learnt = self.questions.questions
         # Without the header, as the paper does.
         tokens = tokenize(tokenizer, [ask(question) for question in learnt], *how)
         examples = as_examples(tokenizer, learnt, tokens, settings.weight_subjects)
+        if not self.options.evaluations:
+            return model, examples, None
+        asked = self.validation_questions.questions
         prompts = [build_prompt(question, (), ZERO_SHOT) for question in asked]
         exam = Exam(
             as_examples(tokenizer, asked, tokenize(tokenizer, prompts, *how)),
@@ -248,10 +265,9 @@ class FineTuned:
         }
 
     def _origin(self) -> dict[str, Any]:
-        return self.record() | {
-            "validated_on": {
-                "split": self.validation,
-                "questions": len(self.validation_questions.questions),
-            },
-            "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
-        }
+        found = self.record()
+        if self.options.evaluations:
+            asked = self.validation_questions.questions
+            found["validated_on"] = {"split": self.validation, "questions": len(asked)}
+        versions = {name: version(name) for name in ("torch", "transformers", "peft")}
+        return found | {"versions": versions}

@@ -18,11 +18,11 @@ from harness.errors import SettingsError
 from harness.export import check_export, new_folder
 from harness.fine_tuned import ZERO_SHOT, FineTuned, split_test, unlearnt
 from harness.pipeline import Experiment
-from harness.presets import PRESETS, choose_preset
+from harness.presets import PRESETS, TRAINING_SPLIT, choose_preset
 from harness.processes import is_spread, launched_processes
 from harness.protocol import Budgets, ExtractionSettings, FineTuning, Subset, TrainingOptions
 from harness.questions.mmlu import HUB_NAME
-from harness.store import Store
+from harness.store import STORE, STORE_VARIABLE, Store
 from harness.training_record import RECORD, read_record
 
 TESTED = "accuracy.json"
@@ -44,7 +44,7 @@ DATASET_OPTION = click.option(
 @click.option("--tokenizer", "--tokenizer-name", help="Of another folder or hub name.")
 @click.option("--use-slow-tokenizer", is_flag=True, help="Not the Rust one, if there are both.")
 @DATASET_OPTION
-@click.option("--train-split", default="dev+validation", show_default=True)
+@click.option("--train-split", default=TRAINING_SPLIT, show_default=True)
 @click.option(
     "--train-from-test",
     type=click.IntRange(min=1),
@@ -125,7 +125,9 @@ DATASET_OPTION = click.option(
 @click.option("--use-flash-attn", is_flag=True, help="The same as --attention flash_attention_2.")
 @click.option("--output-dir", "--out-dir", type=Path, help="New folder that receives a copy.")
 @click.option("--out-filename", default="", help="The copied record is training_NAME.json.")
-@click.option("--store", type=Path, default=Path(".landscape-store"), show_default=True)
+@click.option(
+    "--store", type=Path, envvar=STORE_VARIABLE, default=STORE, show_default=True, show_envvar=True
+)
 @click.option(
     "--use-lora",
     "--low-cpu-mem-usage",
@@ -146,16 +148,17 @@ def finetune(**options: Any) -> None:
     out: Path | None = options["output_dir"]
     if out:
         out = out.resolve()
-    if options["train_from_test"] and (options["samples_per_subject"] or options["mask_path"]):
-        raise click.UsageError(
-            "--train-from-test draws its questions; leave out --samples-per-subject and --mask-path"
-        )
+    if options["out_filename"] and not out:
+        raise click.UsageError("--out-filename needs --output-dir")
     if "/" in options["out_filename"]:
         raise click.UsageError("--out-filename is a part of a file's name, without folders")
     if options["logging_steps"]:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     training = fine_tuning(options)
     training.check()
+    before, after = (options[name] and not is_spread() for name in ("measure_baselines", "test"))
+    if before or after:
+        training.experiment.check_questions()
     if out:
         _check_copy(out, training)
     if not options["resume"]:
@@ -164,23 +167,22 @@ def finetune(**options: Any) -> None:
         launched_processes().wait()
     adapters = training.adapters
     asked = read_record(adapters).get("validated_on", {}).get("split")
-    if asked not in (None, training.validation) and launched_processes().is_main:
+    main = launched_processes().is_main
+    if asked not in (None, training.validation) and main:
         # It changes nothing of the adapter, so it is no reason to train again.
         click.echo(f"its training, in the store, asked {asked!r} meanwhile", err=True)
-    tested: dict[str, Accuracy] = {}
-    if is_spread():
-        if launched_processes().is_main:
-            click.echo("not tested: the model is spread over processes; extract tests it", err=True)
-    else:
-        if options["measure_baselines"]:
-            tested["before"] = _test("before", training.experiment)
-        if options["test"]:
-            tested["after"] = _test("after", training.fine_tuned)
-    if not launched_processes().is_main:
-        return
-    if out and not (out / RECORD).is_file():
+    if out and main and not (out / RECORD).is_file():
         with new_folder(out) as unfinished:
             shutil.copytree(adapters, unfinished, dirs_exist_ok=True)
+    tested: dict[str, Accuracy] = {}
+    if is_spread() and main:
+        click.echo("not tested: the model is spread over processes; extract tests it", err=True)
+    if before:
+        tested["before"] = _test("before", training.experiment)
+    if after:
+        tested["after"] = _test("after", training.fine_tuned)
+    if not main:
+        return
     if out and tested:
         found = {when: asdict(one) | {"macro": one.macro} for when, one in tested.items()}
         write_whole(out / TESTED, json.dumps(found, indent=1) + "\n")
@@ -203,7 +205,16 @@ def _check_copy(out: Path, training: FineTuned) -> None:
 
 
 def fine_tuning(options: Mapping[str, Any]) -> FineTuned:
-    """Return what the options of the command ask for. Raises UserError for bad values."""
+    """Return what the options of the command ask for.
+
+    Raises UserError for bad values, UsageError for options of which one would go unheard.
+    """
+    others = options["samples_per_subject"], options["mask_path"]
+    if options["train_from_test"] and (any(others) or options["train_split"] != TRAINING_SPLIT):
+        raise click.UsageError(
+            "--train-from-test draws its questions; leave out --samples-per-subject, --mask-path "
+            "and --train-split"
+        )
     preset = choose_preset(options["preset"], options["model"])
     modules = options["target_modules"]
     given = {

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from harness.names import model_name
 from harness.protocol import PromptFormat
-
-FINE_TUNED = "fine-tuned"
+from harness.training_record import FINAL, FINE_TUNED
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def plan(
         adapter = str(out / f"adapter-{name}")
         arguments = (*fine_tune, "--output-dir", adapter)
         jobs.append(Job("finetune", FINE_TUNED, arguments, (), gpus, max(gpus, 1)))
-        worn = ["--adapter", adapter, "--checkpoint", "final", "--condition", FINE_TUNED]
+        worn = ["--adapter", adapter, "--checkpoint", FINAL, "--condition", FINE_TUNED]
         conditions[FINE_TUNED] = ["--shots", "0", *worn]
     before = {job.condition: (job.name,) for job in jobs}
     extractions = [

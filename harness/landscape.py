@@ -17,6 +17,7 @@ from harness.errors import RecordError
 from harness.geometry.interval import interval_of
 from harness.protocol import DRAW_SHARE
 from harness.schemas import check_table, read_file, read_json, read_schema, writable
+from harness.training_record import FINE_TUNED
 
 SCHEMA = read_schema(Path(__file__).with_name("landscape.schema.json"))
 PUBLISHED_SCHEMA = read_schema(Path(__file__).with_name("published.schema.json"))
@@ -32,9 +33,7 @@ CURVES = (
     "answer_clusters",
     "kindred",
     "kindred_by_chance",
-)
-# Of what is measured, these too. The paper's repository computes them; no claim asks for them.
-MORE_CURVES = (
+    # Which the paper's repository computes too, and no claim asks for:
     "ami_subjects",
     "ami_answers",
     "homogeneity_subjects",
@@ -52,6 +51,7 @@ OVERLAP = "overlap_with_start"
 class Curve:
     """One quantity over relative depth (layer / number of layers, 0 to 1).
 
+    depth, values: (L,) for L layers.
     NaN is a value that was not measured: what follows is of those that were, and NaN of none.
     """
 
@@ -118,6 +118,8 @@ class Tree:
 
     linkage: a row a join: the two nodes, the height (log density), the number of peaks below.
     labels, shares: a peak's most frequent subject, and the share of its points that have it.
+
+    Raises RecordError for joins of nodes that are not there.
     """
 
     layer: int
@@ -149,8 +151,8 @@ class Landscape:
     """What the geometry of every layer is, for one model in one condition.
 
     layer: layer numbers, ascending; the last is the number of blocks (the final norm).
-    curves: a value a layer for each name in CURVES, and maybe in MORE_CURVES and OVERLAP; NaN
-        where it was not measured.
+    curves: a value a layer, by names of CURVES, and of checkpoints OVERLAP; NaN, or a name that is
+        not there, is what was not measured.
     subjects: number of subjects of the analysed questions.
     accuracy: share of right answers, 0 to 1, or None where it is not known.
     origin: settings, fingerprints and versions that made it.
@@ -158,6 +160,8 @@ class Landscape:
     control, variation: the null control's, or the robustness grid's, name if measured under one.
     tree: of the layer of the first half that groups best by subject; None if that has one peak, or
         is not known.
+
+    Raises RecordError for curves that are not of these layers.
     """
 
     model: str
@@ -195,15 +199,21 @@ class Landscape:
         count, _, rest = self.condition.partition("-")
         return int(count) if rest == "shot" and count.isdecimal() else None
 
+    @property
+    def checkpoint(self) -> int | None:
+        """The step of a condition `fine-tuned@STEP`, None of any other."""
+        name, _, step = self.condition.partition("@")
+        return int(step) if name == FINE_TUNED and step.isdecimal() else None
+
     def band(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-        """Return the interval of every layer's value of a curve, NaN where unknown or unbounded.
+        """Return (L,) lower and upper ends of a curve's intervals, NaN where unknown or unbounded.
 
         None without draws.
         """
-        draws = [draw.curves[name] for draw in self.draws]
+        draws = [self.drawn(number).curve(name).values for number in range(len(self.draws))]
         found = [
             interval_of(value, values, DRAW_SHARE)
-            for value, *values in zip(self.curves[name], *draws, strict=True)
+            for value, *values in zip(self.curve(name).values, *draws, strict=True)
         ]
         if None in found:
             return None
@@ -228,8 +238,10 @@ class Landscape:
 
     def curve(self, name: str) -> Curve:
         """Return one of the curves over relative depth."""
+        assert name in (*CURVES, OVERLAP), name
         depth = np.array(self.layer, dtype=np.float64) / max(*self.layer, 1)
-        return Curve(depth, np.array(self.curves[name], dtype=np.float64))
+        values = self.curves.get(name, (math.nan,) * len(self.layer))
+        return Curve(depth, np.array(values, dtype=np.float64))
 
     def to_json(self) -> str:
         """Return the landscape as JSON text; NaN and the infinities become null."""
@@ -284,14 +296,16 @@ def _published(model: str, entry: Mapping[str, Any]) -> dict[str, Landscape]:
     conditions = {name for curve in CURVES for name in entry.get(curve, {})}
     if not conditions:
         raise RecordError(f"model {model!r} has none of the curves {', '.join(CURVES)}")
-    layers = tuple(entry["layer"])
-    missing = [None] * len(layers)
     return {
         condition: Landscape(
             f"{PUBLISHED}{model}",
             condition,
-            layers,
-            {name: _numbers(entry.get(name, {}).get(condition, missing)) for name in CURVES},
+            tuple(entry["layer"]),
+            {
+                name: _numbers(entry[name][condition])
+                for name in CURVES
+                if condition in entry.get(name, {})
+            },
             entry.get("subjects", 57),
             entry.get("accuracy", {}).get(condition),
         )

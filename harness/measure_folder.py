@@ -20,7 +20,7 @@ from torch import Tensor
 
 from harness.errors import DatasetError, first_line
 from harness.geometry.subsample import draw_subsamples
-from harness.landscape import CURVES, MORE_CURVES, Landscape
+from harness.landscape import CURVES, Landscape
 from harness.measurement import Labels, LayerMeasurement, measure_layers
 from harness.protocol import DRAW_SHARE, GeometrySettings
 from harness.questions.categories import CATEGORIES
@@ -58,10 +58,7 @@ def measure_folder(
             folder.name,
             "given",
             tuple(layers),
-            {
-                name: tuple(layer.values[name] for layer in measured)
-                for name in (*CURVES, *MORE_CURVES)
-            },
+            {name: tuple(layer.values[name] for layer in measured) for name in CURVES},
             len(set(labels.subjects)),
             origin={
                 "folder": str(folder),

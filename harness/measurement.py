@@ -54,7 +54,7 @@ class Labels:
     categories: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, rows: NDArray[np.int64]) -> Labels:
-        """Return the labels of some of the questions."""
+        """Return the labels of the questions in (M,) rows."""
         subjects, answers = self.subjects, self.answers
         return Labels(
             [subjects[row] for row in rows], [answers[row] for row in rows], self.categories
@@ -63,7 +63,7 @@ class Labels:
 
 @dataclass(frozen=True)
 class LayerMeasurement:
-    """A value for each of CURVES and MORE_CURVES, of all points and of every subsample of them."""
+    """A value for each of CURVES, of all points and of every subsample of them."""
 
     values: Values
     subsamples: tuple[Values, ...] = ()

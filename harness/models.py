@@ -6,8 +6,9 @@ import gc
 import hashlib
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -270,8 +271,20 @@ def adapter_fingerprint(adapter: Path) -> str:
 
 
 def _digest(folder: Path) -> str:
-    digest = hashlib.sha256()
     names = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")  # the last: tokenizers
-    for file in sorted(file for name in names for file in folder.glob(name)):
+    files = sorted(file for name in names for file in folder.glob(name))
+    stats = [file.stat() for file in files]
+    return _digest_of(
+        tuple(
+            (file, stat.st_size, stat.st_mtime_ns) for file, stat in zip(files, stats, strict=True)
+        )
+    )
+
+
+@cache  # all conditions, controls and checkpoints ask for it
+def _digest_of(files: Sequence[tuple[Path, int, int]]) -> str:
+    """Return the sha256 of files, of which size and time of change tell whether they are new."""
+    digest = hashlib.sha256()
+    for file, _, _ in files:
         digest.update(f"{file.name}:{file_digest(file)}\n".encode())
     return digest.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -17,7 +16,7 @@ import numpy as np
 from harness.accuracy import Accuracy, accuracy
 from harness.cost import counted, device_name, read_cost
 from harness.errors import DatasetError, GeometryError
-from harness.landscape import CURVES, MORE_CURVES, OVERLAP, Draw, Landscape, Tree
+from harness.landscape import CURVES, OVERLAP, Draw, Landscape, Tree
 from harness.names import dataset_name, model_name
 from harness.processes import launched_processes
 from harness.protocol import (
@@ -54,7 +53,7 @@ class Experiment:
     model, dataset: a folder or a hub name each.
     most_shots: the largest number of shots that any condition uses.
     adapter: the folder of a PEFT adapter that the model wears; condition: its name then.
-    control: the null control that this is, if it is one.
+    control: the null control that this is; its default is none.
     tokenizer: of another folder or hub name than the model; fast_tokenizer: the Rust one.
     attention, device_map, offload: see `load_model`.
     budgets, log_every: see `extract_into`.
@@ -69,7 +68,7 @@ class Experiment:
     most_shots: int = 5
     adapter: Path | None = None
     condition: str | None = None
-    control: Control | None = None
+    control: Control = field(default_factory=Control)
     tokenizer: str | None = None
     fast_tokenizer: bool = True
     attention: str = "auto"
@@ -110,9 +109,7 @@ class Experiment:
         if self.adapter:
             check_adapter(self.adapter)
         self.check_questions()
-        needed = 2 * self.geometry.id_k + 1
-        if self.geometry.draws:
-            needed = math.ceil(needed / DRAW_SHARE)
+        needed = self.geometry.least_points()
         if len(self.questions.questions) < needed:
             raise GeometryError(
                 f"{self.dataset}: {len(self.questions.questions)} questions, but Gride at "
@@ -148,7 +145,7 @@ class Experiment:
             )
 
     def prompts(self, prompt: PromptFormat) -> list[str]:
-        """Return the prompt of every question."""
+        """Return the prompt of every question. Raises DatasetError."""
         return [
             build_prompt(question, self._shots[question.row], prompt)
             for question in self.questions.questions
@@ -156,10 +153,13 @@ class Experiment:
 
     @cached_property
     def _shots(self) -> dict[int, Sequence[Question]]:
-        return deal_shots(self.questions, self.control or Control())
+        return deal_shots(self.questions, self.control)
 
     def representations(self, prompt: PromptFormat) -> Path:
-        """Return the folder of the representations in this condition; extract them if need be."""
+        """Return the folder of the representations in this condition; extract them if need be.
+
+        Raises UserError as `landscape` does.
+        """
         return self.store.find_or_make(
             "representations",
             self._extraction_key(prompt),
@@ -176,7 +176,7 @@ class Experiment:
         Raises UserError where the model, the questions or the settings do not fit.
         """
         sources = [one._extraction_key(prompt) for one in (self, start) if one]
-        if self.control and self.control.labels != "own":
+        if self.control.labels != "own":
             sources.append(cache_key(self.control))
         key = cache_key(*sources, self.geometry, GEOMETRY_VERSION, version("dadapy"))
 
@@ -187,24 +187,33 @@ class Experiment:
         file = self.store.find_or_make("landscapes", key, make) / "landscape.json"
         found = Landscape.from_json(file.read_text(encoding="utf-8"), str(file))
         # The same bytes may be known under another name when they are asked for again.
-        return replace(found, condition=self.condition or prompt.condition)
+        kept = {name: found.origin[name] for name in ("versions", "cost")}
+        return replace(
+            found,
+            model=model_name(self.model),
+            condition=self.condition or prompt.condition,
+            origin=self.origin(prompt) | kept,
+        )
 
     def accuracy(self, prompt: PromptFormat) -> Accuracy:
-        """Return how many questions are answered in this condition; extract it if need be."""
+        """Return how many questions are answered in this condition; extract it if need be.
+
+        Raises UserError as `landscape` does.
+        """
         questions = self.questions.questions
         right = self._right(self.representations(prompt))
         return accuracy(right, [question.subject for question in questions])
 
     def _extraction_key(self, prompt: PromptFormat) -> str:
         questions = self.questions
+        # Without shots the same prompts are asked, whatever others are asked with.
         return cache_key(
             self.fingerprint,
-            # Without shots the same prompts are asked, whatever others are asked with.
             questions.shots_fingerprint if prompt.shots else questions.fingerprint,
-            prompt,
+            prompt if prompt.shots else PromptFormat(header=prompt.header),
             self.extraction,
             EXTRACTION_VERSION,
-            *([self.control.inputs] if self.control and self.control.inputs else []),
+            *([self.control.inputs] if self.control.inputs else []),
         )
 
     def _extract(self, prompt: PromptFormat, folder: Path) -> None:
@@ -216,7 +225,7 @@ class Experiment:
         name = f"{self._name} {self.condition or prompt.condition}: extract"
         processes = launched_processes()
         with counted(folder, device_name()) if processes.is_main else nullcontext():
-            if self.control and self.control.weights == "none":
+            if self.control.weights == "none":
                 if processes.is_main:
                     mean_embeddings_into(*asked)
             else:
@@ -224,9 +233,10 @@ class Experiment:
 
     @property
     def _name(self) -> str:
-        changed = asdict(self.control).items() if self.control else ()
         plain = asdict(Control())
-        marks = "".join(f", {key} {value}" for key, value in changed if value != plain[key])
+        marks = "".join(
+            f", {key} {value}" for key, value in asdict(self.control).items() if value != plain[key]
+        )
         return model_name(self.model) + marks
 
     def release(self) -> None:
@@ -255,7 +265,7 @@ class Experiment:
             self.adapter,
             self.device_map,
             self.offload,
-            self.control.seed if self.control and self.control.weights == "random" else None,
+            self.control.seed if self.control.weights == "random" else None,
         )
         return model, self.loaded_tokenizer
 
@@ -289,10 +299,9 @@ class Experiment:
         read = partial(read_layer, folder)
         drawn = draw_subsamples(len(questions), self.geometry.draws, DRAW_SHARE)
         rows = measure_layers(layers, read, labels, self.geometry, drawn, f"{name}: measure")
-        names = (*CURVES, *MORE_CURVES)
-        curves = {name: tuple(row.values[name] for row in rows) for name in names}
+        curves = {name: tuple(row.values[name] for row in rows) for name in CURVES}
         draws = [
-            {name: tuple(row.subsamples[number][name] for row in rows) for name in names}
+            {name: tuple(row.subsamples[number][name] for row in rows) for name in CURVES}
             for number in range(len(drawn))
         ]
         if before:
@@ -346,11 +355,10 @@ class Experiment:
         questions = self.questions.questions
         subjects = [question.subject for question in questions]
         answers = [question.letter for question in questions]
-        control = self.control or Control()
-        if control.labels == "shots":
+        if self.control.labels == "shots":
             subjects = [self._shots[question.row][0].subject for question in questions]
-        if control.labels == "shuffled":
-            order = np.random.default_rng(control.seed).permutation(len(questions))
+        if self.control.labels == "shuffled":
+            order = np.random.default_rng(self.control.seed).permutation(len(questions))
             subjects, answers = [subjects[i] for i in order], [answers[i] for i in order]
         return Labels(subjects, answers, CATEGORIES)
 
@@ -367,7 +375,7 @@ class Experiment:
             **{
                 type(part).__name__: asdict(part)
                 for part in (self.subset, prompt, self.extraction, self.geometry, self.control)
-                if part
+                if part != Control()
             },
             "versions": {name: version(name) for name in ("torch", "transformers", "dadapy")},
         }

@@ -17,6 +17,7 @@ class Preset:
 
 
 LARGE = 30e9  # parameters
+TRAINING_SPLIT = "dev+validation"
 
 # `llama-2` is its 7b and 13b; `8b` also stands for Mistral-7b.
 PRESETS = {

@@ -35,6 +35,8 @@ class Subset:
     leave_out: splits of the same dataset, of which no question is asked, should one stand in the
         asked split too: a model was fine-tuned on some of them.
     rows: a .npy file of row numbers of the split, the paper's "mask"; the draw is among these.
+
+    Raises SettingsError for a value that cannot be meant, as all settings here do.
     """
 
     split: str = "test"
@@ -194,6 +196,14 @@ class GeometrySettings:
             raise SettingsError(f"draws is {self.draws}; give 0 or more")
         if self.id_k < 1 or self.id_k & (self.id_k - 1):
             raise SettingsError(f"id_k is {self.id_k}; Gride's scales are the powers of two")
+
+    def least_points(self, overlap: bool = False) -> int:
+        """Return how many points can be analysed at least, with the draws of them.
+
+        overlap: their overlap with other representations, too.
+        """
+        whole = max(2 * self.id_k, self.overlap_k if overlap else 0) + 1
+        return math.ceil(whole / DRAW_SHARE) if self.draws else whole
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,9 @@ from harness.disk import explained, share, sync
 from harness.errors import SettingsError
 from harness.processes import ALONE, Processes
 
+# Where measured things are kept if nothing is said, and what says it for all commands.
+STORE, STORE_VARIABLE = Path(".landscape-store"), "LANDSCAPE_STORE"
+
 
 class Store:
     """A folder of entries; an entry is a folder of files under `kind/key`.

@@ -28,7 +28,9 @@ def _arguments(command: click.Command, values: Mapping[str, Any]) -> list[str]:
     for option in command.params:
         value = values.get(option.name or "")
         given = value is not None and value is not False  # 0 is a value
-        if isinstance(option, click.Option) and given and value != option.default:
+        # What a variable of the jobs' environment could say otherwise is said, default or not.
+        said = value != option.default or getattr(option, "envvar", None)
+        if isinstance(option, click.Option) and given and said:
             typed += [option.opts[0]] if option.is_flag else [option.opts[0], str(value)]
     return typed
 
@@ -117,7 +119,7 @@ def submit(
     wanted = parse_shots(shots)
     trained = None
     if fine_tune:
-        trained, training = _fine_tuning(options, fine_tune_options)
+        trained, training = _fine_tuning(options, fine_tune_options, max(gpus, 1))
         # What is analysed is the same in all conditions.
         options["leave_out"] = options["leave_out"] or training.experiment.subset.leave_out
     experiment, _ = experiment_of({**options, "shots": max(wanted), "condition": None})
@@ -175,7 +177,9 @@ TRAINED_ON = {
 }  # fmt: skip
 
 
-def _fine_tuning(options: Mapping[str, Any], own: tuple[str, ...]) -> tuple[list[str], FineTuned]:
+def _fine_tuning(
+    options: Mapping[str, Any], own: tuple[str, ...], processes: int
+) -> tuple[list[str], FineTuned]:
     """Return the options of fine-tuning, those that it shares with extraction and its own.
 
     Beside them, what they ask for.
@@ -195,5 +199,5 @@ def _fine_tuning(options: Mapping[str, Any], own: tuple[str, ...]) -> tuple[list
         shared["precision"] = options["precision"]
     arguments = [*_arguments(finetune, shared), *own]
     training = fine_tuning(finetune.make_context("finetune", list(arguments)).params)
-    training.check()
+    training.check(processes)
     return arguments, training

@@ -10,6 +10,7 @@ RECORD = "training.json"
 SCHEMA = read_schema(Path(__file__).with_name("training.schema.json"))
 WAY_OUT = "fine-tune again, or remove it if it is of another program"
 FINAL = "final"
+FINE_TUNED = "fine-tuned"  # the condition of the final adapter
 
 
 def checkpoint_name(step: int) -> str:
@@ -20,6 +21,11 @@ def checkpoint_name(step: int) -> str:
 def checkpoint_step(folder: Path) -> int:
     """Return the number of steps after which `folder`'s adapter was kept."""
     return int(folder.name.removeprefix("step-"))
+
+
+def checkpoint_condition(step: int) -> str:
+    """Return the name of the condition of the adapter after so many steps."""
+    return f"{FINE_TUNED}@{step}"
 
 
 def read_record(adapters: Path) -> Table:

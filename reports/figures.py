@@ -84,8 +84,8 @@ def overlap(checkpoints: Sequence[Landscape]) -> Figure:
     figure, axis = _panel()
     shades = mpl.colormaps["cividis_r"]  # its palest third would not be seen on white
     lines: Lines = {
-        one.condition.partition("@")[2]: (one, shades(0.35 + 0.65 * number / len(checkpoints)))
-        for number, one in enumerate(checkpoints)
+        str(one.checkpoint): (one, shades(0.35 + 0.65 * number / len(checkpoints)))
+        for number, one in enumerate(sorted(checkpoints, key=lambda one: one.checkpoint or 0))
     }
     _draw(axis, lines, OVERLAP, (0, 1.03))
     axis.set_ylabel("neighbours as at step 0")

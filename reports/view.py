@@ -36,13 +36,13 @@ class Scale:
     high: float
 
     @classmethod
-    def over(cls, findings: Iterable[Table], threshold: float) -> Scale:
-        """Return the scale that shows the threshold and all effects of some findings.
+    def over(cls, findings: Iterable[Table]) -> Scale:
+        """Return the scale that shows all thresholds and effects of some findings.
 
         Of intervals and of controls it shows what is not much farther away than these.
         """
         found = list(findings)
-        shown = [threshold, *_effects(found)]
+        shown = [*(one["threshold"] for one in found), *_effects(found)] or [0.0]
         low, high = min(shown), max(shown)
         span = (high - low) or abs(high) or 1.0
         controls = [control for one in found for control in one["controls"]]
@@ -136,7 +136,7 @@ class Report:
     def scale(self, claim: str) -> Scale:
         """Return the axis that all bars of a claim share."""
         found = [one for one in self.verdicts.values() if one["claim"] == claim]
-        return Scale.over(found, found[0]["threshold"] if found else 0.0)
+        return Scale.over(found)
 
     def beside(self, kind: str, model: str | None = None) -> list[str]:
         """Return the names of all controls, or variations, that a claim was judged under.
@@ -148,7 +148,7 @@ class Report:
 
     def own(self, model: str) -> list[Landscape]:
         """Return a model's landscapes, without checkpoints, controls and variations."""
-        return [one for one in self._plain(model) if "@" not in one.condition]
+        return [one for one in self._plain(model) if one.checkpoint is None]
 
     def measured(self) -> list[Table]:
         """Return what was measured, a table a model and condition."""
@@ -226,7 +226,7 @@ class Report:
     def overlaps(self) -> str:
         """Return the panels of what fine-tuning changes, a model each."""
         found = {
-            model: [one for one in self._plain(model) if "@" in one.condition]
+            model: [one for one in self._plain(model) if one.checkpoint is not None]
             for model in self.models
         }
         return self._panels(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import claims
 from claims.test_two_phases import hump
-from fixtures.conditions import ConditionSet, Contrast, find
+from fixtures.conditions import ACCURACY, Asked, ConditionSet, Contrast, find
 from fixtures.verdict import Direction, Word
 from harness.landscape import CURVES, OVERLAP, Curve, Draw, Landscape
 
@@ -136,8 +136,8 @@ def claim_functions() -> Iterator[tuple[str, Callable[..., None]]]:
 CLAIMS = dict(claim_functions())
 
 
-def verdict(claim: str, model: Mapping[str, Landscape]) -> Word | str:
-    """The verdict of a claim, or why it was skipped."""
+def verdict(claim: str, model: Mapping[str, Landscape], asked: Asked | None = None) -> Word | str:
+    """The verdict of a claim, or why it was skipped; `asked` receives what it asks for."""
     found: list[Word] = []
 
     def judge(
@@ -152,7 +152,7 @@ def verdict(claim: str, model: Mapping[str, Landscape]) -> Word | str:
         threshold = at_least if at_most is None else at_most
         assert threshold is not None and conditions and layers
         direction: Direction = "at least" if at_most is None else "at most"
-        one = find(contrast, model, "model", threshold, direction, magnitude=magnitude)
+        one = find(contrast, model, "model", threshold, direction, asked, magnitude)
         found.append(one.verdict)
 
     try:
@@ -316,3 +316,30 @@ def test_what_was_not_fine_tuned_is_compared_without() -> None:
     for claim in ("two-phases-core", "two-phases-peaks-shots", "two-phases-id"):
         assert verdict(claim, few) == "reproduced"
     assert "--fine-tune" in verdict("answers-fine-tuned", few)
+
+
+def test_the_last_checkpoint_is_that_of_the_most_steps_in_whatever_order_they_are_read() -> None:
+    names = [f"{TUNED}@{step}" for step in (1, 160, 21, 8)]  # as a folder's files are sorted
+    found = ConditionSet({name: replace(PAPER[CHECKPOINT], condition=name) for name in names})
+    assert found.last_checkpoint.condition == f"{TUNED}@160" and not found.all
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_what_was_not_measured_is_never_judged(claim: str) -> None:
+    model = OTHERWISE.get(claim, PAPER)
+    asked: Asked = set()
+    assert verdict(claim, model, asked) == "reproduced"
+    assert asked
+    for condition, name in asked:
+        one = model[condition]
+        if name == ACCURACY:
+            without = replace(one, accuracy=None)
+        else:
+            curves = {other: values for other, values in one.curves.items() if other != name}
+            without = replace(one, curves=curves, draws=())
+        found = verdict(claim, model | {condition: without})
+        assert found not in ("reproduced", "not reproduced"), (condition, name)
+
+
+def test_one_layer_alone_has_no_hump() -> None:
+    assert np.isnan(hump(Curve(np.array([1.0]), np.array([5.0]))))

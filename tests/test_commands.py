@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from fixtures.cases import PUBLISHED, TOY
+from fixtures.cases import PUBLISHED, TOY, Request
+from harness.errors import SettingsError
 from harness.landscape import read_published
-from reports.run import Run
+from harness.protocol import ExtractionSettings, Subset
+from reports.run import Run, read_run
 
 ROOT = Path(__file__).parents[1]
 MODEL, QUESTIONS = str(TOY / "model"), str(TOY / "questions")
@@ -48,6 +50,10 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
         (["--published", "reports/published-curves.json", "--control", "embeddings"], "leave out"),
         (["-m", "gpu", "--model", MODEL], "-m gpu judges the paper's models; leave out --model"),
         (["--record", "r.json", "-k", "answers"], "--record writes all claims; leave out -k"),
+        (["--record", "r.json", "-kanswers"], "--record writes all claims; leave out -k"),
+        (["--record", "r.json", "--last-failed"], "--record writes all claims; leave out -k"),
+        (["--record", "r.json", "--ignore=claims/test_answers.py"], "--record writes all claims"),
+        (["-n", "2"], "each process of -n would report its part as all"),
         (["--control-seeds", "3"], "--control-seeds needs --controls, or --control random-weights"),
         (["--model", "~nobody-here/x"], "no such model folder"),
         (
@@ -170,6 +176,40 @@ def test_a_record_is_judged_as_what_was_measured(tmp_path: Path) -> None:
     record.write_text(json.dumps(table))
     broken = run(*common, "--recorded", str(record))
     assert broken.returncode == 2 and "curve 'ari_answers' has 7 values" in broken.stdout
+
+
+def test_a_record_keeps_curves_that_are_not_here_already(tmp_path: Path) -> None:
+    papers = read_published(PUBLISHED)["llama-3-8b"]
+    own = [replace(one, model="mine") for one in papers.values()]
+    theirs = [replace(one, model="published:theirs") for one in papers.values()]
+    environment = {"settings": {"not_measured": [], "command": "", "device": "cpu"}, "versions": {}}
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    Run(environment, [], [], [*own, *theirs, *papers.values()]).write_record(first)
+    given = ["--recorded", str(first), "--record", str(second), "--out", str(tmp_path / "out")]
+    run("pytest", "claims", *given)
+    kept = read_run(second).landscapes
+    assert {one.model for one in kept} == {"mine", "published:theirs"}
+    assert len(kept) == len(own) + len(theirs)
+
+
+def test_two_records_may_not_have_other_curves_under_one_published_name(tmp_path: Path) -> None:
+    environment = {"settings": {"not_measured": [], "command": "", "device": "cpu"}, "versions": {}}
+    files = []
+    for model in ("llama-3-8b", "mistral-7b", "llama-3-8b"):
+        curves = read_published(PUBLISHED)[model].values()
+        files.append(tmp_path / f"{len(files)}.json")
+        theirs = [replace(one, model="published:theirs") for one in curves]
+        Run(environment, [], [], theirs).write_record(files[-1])
+
+    def judged(*records: Path) -> list[str]:
+        asked = Request(
+            None, None, None, (0,), Subset(), ExtractionSettings(), tmp_path, recorded=records
+        )
+        return [case.name for case in asked.cases()]
+
+    assert judged(files[0], files[2]) == ["published:theirs"]
+    with pytest.raises(SettingsError, match="two records have other curves of published:theirs"):
+        judged(files[0], files[1])
 
 
 def test_measure_writes_a_landscape_and_refuses_an_unknown_site(tmp_path: Path) -> None:

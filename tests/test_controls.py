@@ -93,10 +93,10 @@ def test_random_weights_come_from_their_seed_alone() -> None:
 
 
 def test_labels_need_no_new_representations_and_weights_do(experiment: Experiment) -> None:
-    def key(control: Control | None) -> Path:
+    def key(control: Control) -> Path:
         return replace(experiment, control=control).representations(PromptFormat(1))
 
-    plain = key(None)
+    plain = key(Control())
     assert key(Control(labels="shuffled", seed=3)) == plain
     others = [key(Control("random")), key(Control("none")), key(Control(shots="other"))]
     assert len({plain, *others}) == 4
@@ -263,12 +263,12 @@ def test_a_control_whose_prompts_are_too_long_is_left_out_with_the_reason(tmp_pa
         controls={"mixed-shots": Control(shots="mixed")},
     )  # fmt: skip
 
-    def longest(control: Control | None = None) -> int:
-        asked = Experiment(str(model), questions, Store(tmp_path), subset, control=control)
+    def longest(**options: Control) -> int:
+        asked = Experiment(str(model), questions, Store(tmp_path), subset, **options)
         tokenizer = load_tokenizer(str(model))
         return max(map(len, tokenizer(asked.prompts(PromptFormat(1)))["input_ids"]))
 
-    assert longest(request.controls["mixed-shots"]) > longest()
+    assert longest(control=request.controls["mixed-shots"]) > longest()
     config = json.loads((model / "config.json").read_text())
     config["max_position_embeddings"] = longest()
     (model / "config.json").write_text(json.dumps(config))

@@ -137,7 +137,9 @@ def test_an_adapter_that_would_be_worn_in_part_is_refused(adapter: Path, tmp_pat
         (["--token-budget", "0"], "tokens is 0; give 1 or more"),
         (["--checkpoint", "step-10"], "--checkpoint needs --adapter"),
         (["--use-last-token", "--reduction", "mean"], "contradict each other"),
+        (["--site", "logits", "--reduction", "mean"], "logits are of the last token only"),
         (["--remove-duplicates"], "--remove-duplicates needs --out-dir"),
+        (["--offload-folder", "folder"], "--offload-folder needs --device-map"),
         (["--out-dir", "/dev/null/out"], "/dev/null/out: a file is in the way"),
         (["--out-dir", str(Path(MODEL))], "holds something already; give a new folder"),
         (["--nonsense"], "No such option"),
@@ -152,6 +154,15 @@ def test_an_adapter_that_would_be_worn_in_part_is_refused(adapter: Path, tmp_pat
 def test_what_cannot_be_meant_is_refused(tmp_path: Path, options: list[str], message: str) -> None:
     common = ["extract", "--model", MODEL, "--mmlu", QUESTIONS, "--store", str(tmp_path / "store")]
     refused([*common, *options], message, tmp_path)
+
+
+@pytest.mark.parametrize("command", ["extract", "measure", "finetune"])
+def test_the_stages_hear_of_the_same_store_as_the_claims(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("LANDSCAPE_STORE", "/dev/null/elsewhere")
+    given = [command, "--model", MODEL, "--mmlu", QUESTIONS, "--precision", "float32"]
+    refused(given, "/dev/null/elsewhere: cannot be written", tmp_path)
 
 
 def test_a_model_that_is_partly_on_disk(tmp_path: Path) -> None:

@@ -320,12 +320,42 @@ def test_the_landscape_of_the_fine_tuned_model_is_of_other_questions_than_it_lea
         (["--precision", "int8"], "unknown precision 'int8'"),
         (["--output-dir", str(ROOT)], "holds something already"),
         (["--output-dir", "/dev/null/out"], "/dev/null/out: a file is in the way"),
-        (["--out-filename", "a/b"], "--out-filename is a part of a file's name"),
+        (["--out-filename", "a/b", "--output-dir", "a"], "is a part of a file's name"),
+        (["--out-filename", "a"], "--out-filename needs --output-dir"),
+        (["--train-split", "dev", "--train-from-test", "1"], "leave out --samples-per-subject"),
     ],
 )
 def test_bad_input_is_one_sentence(tmp_path: Path, options: list[str], sentence: str) -> None:
     common = ["finetune", "--model", MODEL, "--mmlu", QUESTIONS, "--store", str(tmp_path / "store")]
     refused([*common, *options], sentence, tmp_path)
+
+
+def without(split: str, folder: Path) -> str:
+    """The toy's questions without one of their splits."""
+    copy = shutil.copytree(QUESTIONS, folder)
+    next((copy / "all").glob(f"{split}-*")).unlink()
+    card = (copy / "README.md").read_text()
+    lines = f"  - split: {split}\n    path: all/{split}-*.parquet\n"
+    (copy / "README.md").write_text(card.replace(lines, ""))
+    return str(copy)
+
+
+def test_what_cannot_be_tested_is_not_trained(tmp_path: Path) -> None:
+    untested = without("test", tmp_path / "questions")
+    given = ["finetune", *SMALL, "--mmlu", untested, "--store", str(tmp_path / "store")]
+    refused(given, "split 'test'", tmp_path)
+    folder = run(tmp_path, "--mmlu", untested, "--no-test", "--max-train-steps", "1")
+    assert (folder / "final").is_dir()
+
+
+def test_a_split_that_is_never_asked_need_not_be_there(tmp_path: Path) -> None:
+    unvalidated = without("validation", tmp_path / "questions")
+    options = ["--mmlu", unvalidated, "--train-split", "dev", "--no-test"]
+    options += ["--max-train-steps", "1"]
+    given = ["finetune", *SMALL, *options, "--store", str(tmp_path / "store")]
+    refused(given, "split 'validation'", tmp_path)
+    record = trained(run(tmp_path, *options, "--eval-steps", "0"))
+    assert not record["validation"] and "validated_on" not in record
 
 
 def test_rows_of_another_split_are_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from fixtures.verdict import decide
 from harness.errors import RecordError
 from harness.geometry.interval import interval_of
 from harness.geometry.subsample import draw_subsamples
-from harness.landscape import CURVES, Draw, Landscape, read_published
+from harness.landscape import CURVES, PUBLISHED_SCHEMA, Draw, Landscape, read_published
 from harness.pipeline import Experiment
 from harness.protocol import PromptFormat, Subset
 from harness.store import Store
@@ -33,6 +34,21 @@ def test_a_landscape_round_trips_through_json(values: list[float], accuracy: flo
     assert read.to_json() == made.to_json()
     assert read.layer == layers and read.accuracy == accuracy
     assert read.drawn(1).to_json() == made.drawn(1).to_json() != made.to_json()
+
+
+def test_a_curve_that_is_not_there_is_unknown() -> None:
+    layers = (1, 2)
+    one = Landscape("m", "0-shot", layers, {"density_peaks": (3.0, 4.0)}, 2)
+    assert one.has("density_peaks") and not one.has("kindred")
+    assert np.isnan(one.curve("kindred").values).all() and math.isnan(one.curve("kindred").maximum)
+    with pytest.raises(AssertionError, match="kindered"):
+        one.curve("kindered")
+    assert Landscape.from_json(one.to_json()) == one
+
+
+def test_whatever_is_measured_may_be_published() -> None:
+    models = PUBLISHED_SCHEMA["properties"]["models"]["additionalProperties"]
+    assert set(CURVES) <= models["properties"].keys()
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 99}', '{"schema": 3, "x": 2}'])
@@ -139,3 +155,17 @@ def test_a_second_run_computes_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     )
     with pytest.raises(pytest.fail.Exception):
         experiment().landscape(PromptFormat(2))
+    # Without shots there is no order of shots; but there is a header.
+    for same in (PromptFormat(0, "kept"), PromptFormat(0, seed=7)):
+        assert experiment().landscape(same).curves == without.curves
+    with pytest.raises(pytest.fail.Exception):
+        experiment().landscape(PromptFormat(0, header=False))
+    # The same bytes are known by the name that they are asked for by.
+    copy = shutil.copytree(TOY / "model", tmp_path / "other-name")
+    renamed = replace(experiment(), model=str(copy)).landscape(PromptFormat(1))
+    assert (first.model, renamed.model) == ("model", "other-name")
+    assert renamed.curves == first.curves and renamed.origin["cost"] == first.origin["cost"]
+    # They are read again when they have changed.
+    before = replace(experiment(), model=str(copy)).fingerprint
+    (copy / "config.json").write_text((copy / "config.json").read_text() + " ")
+    assert replace(experiment(), model=str(copy)).fingerprint != before

@@ -15,8 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import RecordError
-from harness.geometry.interval import interval_of
-from harness.landscape import CURVES, MORE_CURVES, OVERLAP, Draw, Landscape, Tree
+from harness.landscape import CURVES, OVERLAP, Draw, Landscape, Tree
 from reports import figures
 from reports.render import render
 from reports.run import Run, read_run, read_runs
@@ -30,7 +29,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 def landscape(condition: str, model: str = "small", **changes: object) -> Landscape:
     rng = np.random.default_rng(len(condition))
     layers = (1, 2, 3, 4)
-    names = (*CURVES, OVERLAP) if "@" in condition else (*CURVES, *MORE_CURVES)
+    names = (*CURVES, OVERLAP) if "@" in condition else CURVES
 
     def curves() -> dict[str, tuple[float, ...]]:
         return {name: tuple(rng.random(4).tolist()) for name in names}
@@ -159,7 +158,11 @@ def test_a_record_that_is_none_is_refused_in_a_sentence(
     [
         ("layer", [1, "2", 3, 4], "field layer[1]: '2' is not of type 'integer'"),
         ("accuracy", 1.5, "field accuracy: 1.5 is greater than the maximum of 1"),
-        ("curves", {"density_peaks": [1.0]}, "field curves: 'intrinsic_dimension' is a required"),
+        (
+            "curves",
+            {"density_peaks": [1.0]},
+            "curve 'density_peaks' has 1 values for 4",
+        ),
         ("layer", [1, 3, 2, 4], "layers are not ascending"),
         ("tree", {"layer": 1, "linkage": [], "labels": ["a", "b"], "shares": [1]}, "0 joins and 1"),
         (
@@ -213,15 +216,18 @@ INTERVAL = st.none() | st.tuples(st.none() | FINITE, st.none() | FINITE)
 
 
 @given(
-    found=st.lists(st.tuples(st.none() | FINITE, INTERVAL), max_size=5),
+    found=st.lists(st.tuples(st.none() | FINITE, INTERVAL), min_size=1, max_size=5),
     threshold=FINITE,
 )
 def test_a_bar_shows_effects_on_the_side_of_the_threshold_where_they_are(
     found: list[tuple[float | None, tuple[float | None, float | None] | None]], threshold: float
 ) -> None:
-    tables = [{"effect": effect, "interval": ends, "controls": []} for effect, ends in found]
+    tables = [
+        {"effect": effect, "interval": ends, "controls": [], "threshold": threshold}
+        for effect, ends in found
+    ]
     tables[:1] = [one | {"controls": tables[1:2]} for one in tables[:1]]
-    scale = Scale.over(tables, threshold)
+    scale = Scale.over(tables)
     line = scale.at(threshold)
     assert 0 < line < 100
     for effect, _ in found:
@@ -231,66 +237,21 @@ def test_a_bar_shows_effects_on_the_side_of_the_threshold_where_they_are(
             assert (scale.at(effect) >= line) if effect >= threshold else (scale.at(effect) <= line)
 
 
+def test_an_axis_shows_the_thresholds_of_all_models() -> None:
+    tables: list[dict[str, object]] = [
+        {"effect": effect, "interval": None, "controls": [], "threshold": threshold}
+        for effect, threshold in ((0.06, 0.5), (0.1, 0.7))
+    ]
+    scale = Scale.over(tables)
+    assert 0 < scale.at(0.5) < scale.at(0.7) < 100 and not scale.beyond(0.7)
+
+
 def test_a_curve_that_few_have_is_shown_of_those(run: Run) -> None:
     lacking = landscape("0-shot", "without")
     lacking = replace(lacking, curves={**lacking.curves, "overlap_subjects": (math.nan,) * 4})
     shown = Report([replace(run, landscapes=[landscape("0-shot", "with"), lacking])])
     text = shown.profiles("overlap_subjects")
     assert "with: share of" in text and "without: share of" not in text and "own curves" not in text
-
-
-def test_labels_do_not_lie_over_each_other() -> None:
-    conditions = ("0-shot", "1-shot", "2-shot", "5-shot", "fine-tuned")
-    same = [replace(landscape("0-shot"), condition=condition) for condition in conditions]
-    flat = dict.fromkeys(same[0].curves, (1.0,) * 4)
-    for few in (same, [replace(one, curves=flat) for one in same]):
-        axis = figures.profile(few, "core_fraction").axes[0]
-        heights = sorted(text.get_position()[1] for text in axis.texts)
-        assert {text.get_text() for text in axis.texts} == set(conditions)
-        assert min(np.diff(heights)) >= figures.LABEL_GAP - 1e-9 and max(heights) < 1.05
-
-
-def test_a_label_is_where_its_line_ends() -> None:
-    checkpoints = [
-        replace(landscape(f"fine-tuned@{step}"), curves={OVERLAP: (0.9, 0.9, 0.9, end)}, draws=())
-        for step, end in ((10, 0.8), (200, 0.2))
-    ]
-    axis = figures.overlap(checkpoints).axes[0]
-    texts = {text.get_text(): text for text in axis.texts}
-    for one in checkpoints:
-        text = texts[one.condition.partition("@")[2]]
-        shown = axis.transAxes.transform(text.get_position())[1]
-        end = axis.transData.transform((1, one.curves[OVERLAP][-1]))[1]
-        assert shown == pytest.approx(end, abs=1)
-
-
-def test_a_category_has_one_color_everywhere() -> None:
-    def colors(*labels: str) -> list[object]:
-        tree = Tree(1, ((0.0, 1.0, 1.0, 2.0),), labels, (1.0, 1.0))
-        axis = figures.dendrogram(tree, {"law": "a", "art": "b", "sea": "c"}).axes[0]
-        found = {
-            text.get_text().split(" (")[0]: text.get_color() for text in axis.get_yticklabels()
-        }
-        return [found[label] for label in labels]
-
-    assert colors("law", "sea")[1] == colors("sea", "art")[0] != colors("law", "art")[0]
-    assert colors("law", "unheard of")[1] == figures.UNKNOWN
-
-
-def test_a_band_is_the_interval_of_every_layer() -> None:
-    own = landscape("5-shot")
-    own = replace(own, draws=(own.draws[0], Draw(own.curves, 0.5)))
-    axis = figures.profile([own], "core_fraction").axes[0]
-    (band,) = axis.collections
-    drawn = {tuple(np.round(point, 9)) for point in band.get_paths()[0].vertices}
-    for depth, value, draw in zip(
-        (0.25, 0.5, 0.75, 1.0),
-        own.curves["core_fraction"],
-        own.draws[0].curves["core_fraction"],
-        strict=True,
-    ):
-        bounds = interval_of(value, [draw, value], 0.8)
-        assert bounds and {(depth, round(end, 9)) for end in bounds} <= drawn
 
 
 def test_the_markdown_has_every_verdict_in_whole_tables(run: Run, tmp_path: Path) -> None:

@@ -117,11 +117,25 @@ def test_a_dry_run_prints_a_script(tmp_path: Path) -> None:
         (["--adapter", "./nowhere"], "nowhere: no adapter_config.json"),
         (["--fine-tune", "--device-map", "auto"], "--fine-tune trains a whole model a GPU"),
         (["--logs", "/dev/null/logs"], "/dev/null/logs: cannot be a folder"),
+        (
+            ["--fine-tune", "--gpus", "8", "--", "--batch-size", "4"],
+            "a step has 4 questions for 8 processes",
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_refused(tmp_path: Path, options: list[str], message: str) -> None:
     given = ["submit", *EXPERIMENT, "--out", str(tmp_path / "out"), "--cluster", "local", *options]
     refused(given, message, tmp_path)
+
+
+def test_the_jobs_use_the_store_that_was_meant_whatever_their_environment_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LANDSCAPE_STORE", "elsewhere")
+    for given, meant in (["--store", ".landscape-store"], ".landscape-store"), ([], "elsewhere"):
+        done = submit(*EXPERIMENT, *given, "--out", str(tmp_path / "out"), "--dry-run")
+        commands = [line for line in done.stdout.splitlines() if "harness.cli" in line]
+        assert len(commands) == 2 and all(f"--store {meant}" in line for line in commands)
 
 
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -22,12 +22,13 @@ def mean_embeddings_into(
     settings: ExtractionSettings,
     budgets: Budgets,
 ) -> None:
-    """Write the mean input embedding of every prompt into `folder`, as its only layer, 0.
+    """Write the (N, width) mean input embeddings of N prompts into `folder`, as its only layer, 0.
 
     In float32: most of a prompt is the same in all prompts of a subject, and bfloat16 would round
     the rest away. There is no next token, so the letter logits are NaN.
 
     Raises ModelError for a prompt that the model has no positions for.
+    Source: this project's; the paper has no null controls.
     """
     table = model.get_input_embeddings()
     tokens = tokenize(tokenizer, prompts, model.config, settings.max_length, budgets.workers)

@@ -26,7 +26,10 @@ class Forward(Protocol):
         """Return the last hidden states, (sequences, tokens, width)."""
 
     def places(self, nodes: Sequence[Node]) -> Tensor:
-        """Return where the nodes' tokens lie, one node after the other, in flattened states."""
+        """Return where the nodes' N tokens lie, one node after the other, in flattened states.
+
+        (N,) int64.
+        """
 
 
 class SharedForward:

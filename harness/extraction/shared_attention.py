@@ -145,6 +145,8 @@ def attend(
 ) -> tuple[Tensor, None]:
     """Attend as transformers' attention functions do: (1, heads, N, width) -> (1, N, heads, width).
 
+    key, value: (1, key-value heads, N, width), of which several heads of `query` may share one.
+
     Raises CannotShareError for attention with soft caps or sinks, or without a packed batch.
     """
     if packed is None or others.get("softcap") or others.get("s_aux") is not None:

@@ -95,7 +95,7 @@ class AnswerModel(nn.Module):
 
 
 def pad(prompts: Sequence[Sequence[int]], device: torch.device) -> dict[str, Tensor]:
-    """Return the arguments of AnswerModel for some prompts."""
+    """Return the arguments of AnswerModel for B prompts: (B, T) tokens and (B,) last positions."""
     tokens = pad_sequence([torch.tensor(prompt) for prompt in prompts], batch_first=True)
     last = torch.tensor([len(prompt) - 1 for prompt in prompts])
     return {"tokens": tokens.to(device), "last": last.to(device)}

@@ -61,7 +61,8 @@ def _forward(layer: LoraLinear, states: Tensor) -> Tensor:
 def draw_mask(shape: torch.Size, probability: float, dtype: torch.dtype) -> Tensor:
     """Return an integer mask of `shape`: all bits of a `dtype` set, or none with `probability`.
 
-    Seeded by torch's generator, so the same state of it gives the same mask.
+    The integers are as wide as a `dtype` (WORDS). Seeded by torch's generator, so the same state
+    of it gives the same mask.
     """
     seed = int(torch.randint(2**62, ()))
     count = math.prod(shape)

@@ -19,6 +19,7 @@ def deal_shots(asked: QuestionSet, control: Control) -> dict[int, Sequence[Quest
     `mixed`: as many, each of any subject, its own included.
 
     Raises DatasetError where there is no other subject.
+    Source: this project's; the paper has no null controls.
     """
     if control.shots == "own":
         return {question.row: asked.shots[question.subject] for question in asked.questions}

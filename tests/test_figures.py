@@ -1,0 +1,65 @@
+"""The report's figures: what is drawn where, and in which color."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from harness.geometry.interval import interval_of
+from harness.landscape import OVERLAP, Draw, Tree
+from reports import figures
+from tests.test_report import landscape
+
+
+def test_labels_do_not_lie_over_each_other() -> None:
+    conditions = ("0-shot", "1-shot", "2-shot", "5-shot", "fine-tuned")
+    same = [replace(landscape("0-shot"), condition=condition) for condition in conditions]
+    flat = dict.fromkeys(same[0].curves, (1.0,) * 4)
+    for few in (same, [replace(one, curves=flat) for one in same]):
+        axis = figures.profile(few, "core_fraction").axes[0]
+        heights = sorted(text.get_position()[1] for text in axis.texts)
+        assert {text.get_text() for text in axis.texts} == set(conditions)
+        assert min(np.diff(heights)) >= figures.LABEL_GAP - 1e-9 and max(heights) < 1.05
+
+
+def test_a_label_is_where_its_line_ends() -> None:
+    checkpoints = [
+        replace(landscape(f"fine-tuned@{step}"), curves={OVERLAP: (0.9, 0.9, 0.9, end)}, draws=())
+        for step, end in ((10, 0.8), (200, 0.2))
+    ]
+    axis = figures.overlap(checkpoints).axes[0]
+    texts = {text.get_text(): text for text in axis.texts}
+    for one in checkpoints:
+        text = texts[one.condition.partition("@")[2]]
+        shown = axis.transAxes.transform(text.get_position())[1]
+        end = axis.transData.transform((1, one.curves[OVERLAP][-1]))[1]
+        assert shown == pytest.approx(end, abs=1)
+
+
+def test_a_category_has_one_color_everywhere() -> None:
+    def colors(*labels: str) -> list[object]:
+        tree = Tree(1, ((0.0, 1.0, 1.0, 2.0),), labels, (1.0, 1.0))
+        axis = figures.dendrogram(tree, {"law": "a", "art": "b", "sea": "c"}).axes[0]
+        found = {
+            text.get_text().split(" (")[0]: text.get_color() for text in axis.get_yticklabels()
+        }
+        return [found[label] for label in labels]
+
+    assert colors("law", "sea")[1] == colors("sea", "art")[0] != colors("law", "art")[0]
+    assert colors("law", "unheard of")[1] == figures.UNKNOWN
+
+
+def test_a_band_is_the_interval_of_every_layer() -> None:
+    own = landscape("5-shot")
+    own = replace(own, draws=(own.draws[0], Draw(own.curves, 0.5)))
+    axis = figures.profile([own], "core_fraction").axes[0]
+    (band,) = axis.collections
+    drawn = {tuple(np.round(point, 9)) for point in band.get_paths()[0].vertices}
+    for depth, value, draw in zip(
+        (0.25, 0.5, 0.75, 1.0),
+        own.curves["core_fraction"],
+        own.draws[0].curves["core_fraction"],
+        strict=True,
+    ):
+        bounds = interval_of(value, [draw, value], 0.8)
+        assert bounds and {(depth, round(end, 9)) for end in bounds} <= drawn

@@ -17,7 +17,8 @@ from fixtures.cases import TOY, Request
 from fixtures.conditions import Asked, ConditionSet, find, find_elsewhere
 from fixtures.measured import Measured
 from fixtures.verdict import Direction, Finding, Verdict
-from harness.controls import control_landscapes, null_controls
+from harness.controlled import control_landscapes
+from harness.controls import null_controls
 from harness.errors import DatasetError, ModelError
 from harness.extraction.shards import read_layer
 from harness.geometry.agreement import majority_share, pure_share
@@ -28,7 +29,7 @@ from harness.pipeline import Experiment
 from harness.protocol import Control, ExtractionSettings, GeometrySettings, PromptFormat, Subset
 from harness.questions.deal_shots import deal_shots
 from harness.questions.mmlu import load_questions
-from harness.robustness import GRID
+from harness.robustness import GRID, varied_landscapes
 from harness.store import Store
 from harness.tokenizer import load_tokenizer
 from reports.run import Run, read_run
@@ -222,20 +223,36 @@ def test_kindred_subjects_join_first() -> None:
     assert tree is not None and set(tree.labels) <= set(subjects)
 
 
-def test_a_variation_changes_one_thing(experiment: Experiment) -> None:
-    changed = []
-    for variation in GRID.values():
-        varied, prompt = variation.experiment(experiment), variation.prompt(2)
-        parts = [
-            (varied.geometry, experiment.geometry),
-            (varied.subset, experiment.subset),
-            (varied.extraction, experiment.extraction),
-            (prompt, PromptFormat(2)),
-        ]
-        (pair,) = [(new, old) for new, old in parts if new != old]
-        changed.append([n for n in vars(pair[0]) if vars(pair[0])[n] != vars(pair[1])[n]])
-    assert all(len(names) == 1 for names in changed)
-    assert GRID["density PAk"].experiment(experiment).geometry.density_k is None
+def test_a_variation_changes_one_thing_of_what_is_measured(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Experiment, PromptFormat]] = []
+
+    def note(self: Experiment, prompt: PromptFormat) -> Landscape:
+        asked.append((self, prompt))
+        return Landscape("m", self.condition or prompt.condition, (1,), {}, 2)
+
+    monkeypatch.setattr(Experiment, "landscape", note)
+    tuned = replace(experiment, condition="fine-tuned")
+    changes = {}
+    for name in GRID:
+        asked.clear()
+        found = varied_landscapes(name, experiment, [0, 2], tuned)
+        assert {one.variation for one in found.values()} == {name}
+        assert list(found) == ["0-shot", "2-shot", "fine-tuned"]
+        assert [prompt.shots for _, prompt in asked] == [0, 2, 0] and asked[2][0].condition
+        for varied, prompt in asked:
+            parts = [
+                (varied.geometry, experiment.geometry),
+                (varied.subset, experiment.subset),
+                (varied.extraction, experiment.extraction),
+                (prompt, PromptFormat(prompt.shots)),
+            ]
+            ((new, old),) = [pair for pair in parts if pair[0] != pair[1]]
+            (field,) = [one for one in vars(new) if vars(new)[one] != vars(old)[one]]
+            changes.setdefault(name, (type(new), field, vars(new)[field]))
+    assert changes["density PAk"] == (GeometrySettings, "density_k", None)
+    assert len(set(changes.values())) == len(GRID)
 
 
 def test_a_record_keeps_controls_variations_and_trees_apart(

@@ -1,0 +1,85 @@
+"""The landscapes of an experiment under a null control."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from harness.landscape import Draw, Landscape
+from harness.pipeline import Experiment
+from harness.protocol import Control, PromptFormat
+from harness.training_record import FINE_TUNED
+
+Values = tuple[float, ...]  # of a curve
+
+# What labels cannot change: that a control of labels leaves them as they are says nothing.
+UNLABELLED = ("intrinsic_dimension", "density_peaks", "core_fraction")
+
+
+def control_landscapes(
+    name: str,
+    control: Control,
+    experiment: Experiment,
+    shots: Sequence[int],
+    measured: Mapping[str, Landscape],
+    fine_tuned: Experiment | None = None,
+) -> dict[str, Landscape]:
+    """Return the landscapes under one control, by condition; measure what is not in the store.
+
+    measured: the experiment's own, by condition. Where the control leaves the condition without
+        shots as it is, that stands in it as what few-shot is compared with.
+    fine_tuned: the experiment with its final adapter; only shuffled labels change it.
+
+    The layers are the experiment's: without a network all have the same values.
+
+    Raises UserError where the model, the questions or the settings do not fit the control.
+    """
+    experiment.release()
+    under = replace(experiment, control=control)
+    found = {}
+    for prompt in (PromptFormat(number) for number in shots):
+        if control.shots != "own" and not prompt.shots:
+            found[prompt.condition] = measured[prompt.condition]
+        else:
+            found[prompt.condition] = under.landscape(prompt)
+    under.release()
+    if fine_tuned and control.labels == "shuffled":
+        tuned = replace(fine_tuned, control=control)
+        found[FINE_TUNED] = tuned.landscape(PromptFormat(0))
+        tuned.release()
+    for condition, landscape in found.items():
+        landscape = replace(landscape, control=name)
+        if control.weights == "none":
+            landscape = _everywhere(landscape, measured[condition].layer)
+        if control.labels == "shuffled":
+            landscape = _changed(landscape, _labelled, landscape.layer)
+        found[condition] = landscape
+    return found
+
+
+def _everywhere(landscape: Landscape, layers: tuple[int, ...]) -> Landscape:
+    """Return a landscape of one layer as one whose layers are all alike."""
+    return _changed(landscape, lambda _, values: values * len(layers), layers)
+
+
+def _labelled(name: str, values: Values) -> Values:
+    """Return a curve, or nothing known of one that labels cannot change."""
+    return tuple(math.nan for _ in values) if name in UNLABELLED else values
+
+
+def _changed(
+    landscape: Landscape, change: Callable[[str, Values], Values], layers: tuple[int, ...]
+) -> Landscape:
+    """Return the landscape, of `layers`, with every curve changed, and without an accuracy."""
+
+    def changed(curves: Mapping[str, Values]) -> dict[str, Values]:
+        return {name: change(name, values) for name, values in curves.items()}
+
+    return replace(
+        landscape,
+        layer=layers,
+        curves=changed(landscape.curves),
+        draws=tuple(Draw(changed(draw.curves)) for draw in landscape.draws),
+        accuracy=None,
+    )

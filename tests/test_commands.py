@@ -158,6 +158,7 @@ def test_a_record_is_judged_as_what_was_measured(tmp_path: Path) -> None:
     record = tmp_path / "record.json"
     common = ["pytest", "claims", "--store", str(tmp_path / "store")]
     toy = ["--model", MODEL, "--mmlu", QUESTIONS, "--per-subject", "5", "--shots", "0,1"]
+    toy += ["--precision", "float32"]
     first = run(*common, *toy, "--out", str(tmp_path / "first"), "--record", str(record))
     assert record.is_file(), first.stdout + first.stderr
     second = run(*common, "--recorded", str(record), "--out", str(tmp_path / "second"))

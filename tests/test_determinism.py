@@ -27,6 +27,7 @@ TIMES = re.compile(r'^ *"(seconds|date|extraction|measuring|training)": .*$', re
 def test_the_same_command_twice_writes_the_same_bytes(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "claims", "--model", MODEL, "--mmlu", QUESTIONS]
     command += ["--per-subject", "5", "--shots", "0,1", "--train-from-test", "3"]
+    command += ["--precision", "float32"]
     command += ["--fine-tune", "--epochs", "1", "--controls", "--control-seeds", "1"]
     command += ["--out", str(tmp_path / "out")]
     found = []

@@ -130,7 +130,7 @@ def trained(folder: Path) -> dict[str, Any]:
 def test_killed_and_started_again_it_makes_the_same_adapters(
     tmp_path: Path, module: list[str], precision: str
 ) -> None:
-    dropping = ["--lora-dropout", "0.1", "--precision", precision]
+    dropping = ["--lora-dropout", "0.1", "--precision", precision, "--eval-steps", "0", "--no-test"]
     undisturbed = finish(start(tmp_path / "undisturbed", module, *dropping))
     process = start(tmp_path / "killed", module, *dropping)
     while not list((tmp_path / "killed" / "adapters").glob(".*.unfinished/.state-00000[234]")):
@@ -147,10 +147,18 @@ def test_killed_and_started_again_it_makes_the_same_adapters(
         assert all(torch.equal(found[name][key], tensor) for key, tensor in tensors.items())
 
 
+WITHOUT_CHANCE = ["--lora-dropout", "0", "--eval-steps", "1", "--no-test"]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process makes."""
+    return finish(start(tmp_path_factory.mktemp("alone"), ALONE, *WITHOUT_CHANCE))
+
+
 @pytest.mark.parametrize("module", [SHARED, SPREAD], ids=["steps shared", "model spread"])
-def test_two_processes_agree_with_one(tmp_path: Path, module: list[str]) -> None:
-    alone = finish(start(tmp_path / "alone", ALONE, "--lora-dropout", "0"))
-    both = finish(start(tmp_path / "both", module, "--lora-dropout", "0"))
+def test_two_processes_agree_with_one(tmp_path: Path, alone: Path, module: list[str]) -> None:
+    both = finish(start(tmp_path / "both", module, *WITHOUT_CHANCE))
     assert trained(both)["loss"] == pytest.approx(trained(alone)["loss"], abs=1e-5)
     assert trained(both)["validation"]["6"] == trained(alone)["validation"]["6"]
     for name, tensors in adapters(alone).items():

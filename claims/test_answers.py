@@ -13,6 +13,8 @@ from claims.scope import (
 )
 from fixtures.conditions import ConditionSet, Judge
 
+LEAST_ACCURACY = 0.62  # of the paper's models that it sees grouped by answer
+
 
 @pytest.mark.claim("answers-late")
 def test_answers_are_no_modes_before_the_transition(landscapes: ConditionSet, judge: Judge) -> None:
@@ -58,9 +60,13 @@ def test_fine_tuned_late_layers_group_by_answer(landscapes: ConditionSet, judge:
 def test_few_fine_tuned_clusters_hold_an_answer_each(
     landscapes: ConditionSet, judge: Judge
 ) -> None:
-    """After the transition five clusters, each of one answer, hold most fine-tuned points."""
+    """After the transition five clusters, each mostly one answer, hold most fine-tuned points."""
     tuned = landscapes.fine_tuned
     need(tuned, "answer_clusters")
+    # Clusters follow what a model answers, so no more points than it answers right can be in
+    # clusters of their own letter.
+    if tuned.known_accuracy_range[1] < LEAST_ACCURACY:
+        pytest.skip(f"is about models above 62 %; this one has {tuned.accuracy_in_words}")
     # 0.58: the paper's three models have 0.63 (more than 70 % of the points, 90 % of one letter),
     # 0.63 (90 and 70) and 0.585 (Mistral: 65 and 90) or more. Five clusters that say nothing about
     # the answers would have a quarter and a little.

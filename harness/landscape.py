@@ -82,8 +82,8 @@ class Curve:
 
     @property
     def last(self) -> float:
-        """The value of the deepest layer that was measured."""
-        return float(self.known[-1]) if len(self.known) else math.nan
+        """The value of the deepest layer; NaN where that was not measured."""
+        return float(self.values[-1]) if len(self.values) else math.nan
 
     @property
     def median(self) -> float:

@@ -341,5 +341,16 @@ def test_what_was_not_measured_is_never_judged(claim: str) -> None:
         assert found not in ("reproduced", "not reproduced"), (condition, name)
 
 
+def test_a_fall_that_was_not_measured_is_not_known() -> None:
+    values = dimension(14, 11, 12.5)
+    values[16:20] = np.nan  # the layers after the peak
+    assert np.isnan(hump(Curve(DEPTH, values)))
+
+
+def test_few_right_answers_cannot_fill_clusters_of_their_letters() -> None:
+    weak = with_accuracy(changed(PAPER, TUNED, answer_clusters=phases(0.3, 0.4)), **{TUNED: 0.5})
+    assert "0.50 [0.50, 0.50]" in verdict("answers-clusters", weak)
+
+
 def test_one_layer_alone_has_no_hump() -> None:
     assert np.isnan(hump(Curve(np.array([1.0]), np.array([5.0]))))

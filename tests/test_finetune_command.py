@@ -40,6 +40,10 @@ SMALL = [
 ]  # fmt: skip
 
 
+class Stopped(Exception):
+    pass
+
+
 def run(tmp_path: Path, *options: str) -> Path:
     command = ["finetune", *SMALL, "--store", str(tmp_path / "store"), *options]
     done = CliRunner().invoke(commands, command, catch_exceptions=False)
@@ -106,7 +110,7 @@ def start(store: Path, module: list[str], *options: str) -> "subprocess.Popen[st
     command += ["--token-budget", "300", "--clip-grad-norm", "0.5"]  # several passes a step
     return subprocess.Popen(
         [sys.executable, *command, "--store", str(store), "--save-every", "2"],
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, start_new_session=True,
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
@@ -115,6 +119,13 @@ def finish(process: "subprocess.Popen[str]") -> Path:
     out, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     return Path(out.strip().splitlines()[-1])
+
+
+def children(process: int) -> list[int]:
+    """The processes that another has started; torchrun's have sessions of their own."""
+    return [
+        int(one) for one in Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    ]
 
 
 def trained(folder: Path) -> dict[str, Any]:
@@ -136,8 +147,10 @@ def test_killed_and_started_again_it_makes_the_same_adapters(
     while not list((tmp_path / "killed" / "adapters").glob(".*.unfinished/.state-00000[234]")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    for number in (*children(process.pid), process.pid):
+        os.kill(number, signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert not list((tmp_path / "killed" / "adapters").glob("[!.]*/training.json"))
     resumed = finish(start(tmp_path / "killed", module, *dropping))
     assert len(trained(undisturbed)["loss"]) == 6
     assert trained(resumed)["loss"] == trained(undisturbed)["loss"]
@@ -354,6 +367,21 @@ def test_what_cannot_be_tested_is_not_trained(tmp_path: Path) -> None:
     refused(given, "split 'test'", tmp_path)
     folder = run(tmp_path, "--mmlu", untested, "--no-test", "--max-train-steps", "1")
     assert (folder / "final").is_dir()
+
+
+def test_a_training_is_handed_out_before_it_is_tested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*given: object) -> None:
+        raise Stopped
+
+    options = ["--output-dir", str(tmp_path / "out"), "--max-train-steps", "1"]
+    with monkeypatch.context() as stopping:
+        stopping.setattr(Experiment, "accuracy", stop)
+        with pytest.raises(Stopped):
+            run(tmp_path, *options)
+    assert (tmp_path / "out" / "training.json").is_file()
+    assert (run(tmp_path, *options) / "accuracy.json").is_file()
 
 
 def test_a_split_that_is_never_asked_need_not_be_there(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from harness.errors import RecordError
 from harness.geometry.interval import interval_of
 from harness.geometry.subsample import draw_subsamples
 from harness.landscape import CURVES, PUBLISHED_SCHEMA, Draw, Landscape, read_published
+from harness.names import dataset_name
 from harness.pipeline import Experiment
 from harness.protocol import PromptFormat, Subset
 from harness.store import Store
@@ -51,7 +52,7 @@ def test_whatever_is_measured_may_be_published() -> None:
     assert set(CURVES) <= models["properties"].keys()
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 99}', '{"schema": 3, "x": 2}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 99}', '{"schema": 2, "x": 2}'])
 def test_another_json_is_no_landscape(text: str) -> None:
     with pytest.raises(RecordError, match=r"file\.json"):
         Landscape.from_json(text, "file.json")
@@ -157,7 +158,9 @@ def test_a_second_run_computes_nothing(tmp_path: Path, monkeypatch: pytest.Monke
         experiment().landscape(PromptFormat(2))
     # Without shots there is no order of shots; but there is a header.
     for same in (PromptFormat(0, "kept"), PromptFormat(0, seed=7)):
-        assert experiment().landscape(same).curves == without.curves
+        found = experiment().landscape(same)
+        assert found.curves == without.curves
+        assert found.origin["PromptFormat"] == asdict(same)  # as it was asked for
     with pytest.raises(pytest.fail.Exception):
         experiment().landscape(PromptFormat(0, header=False))
     # The same bytes are known by the name that they are asked for by.
@@ -165,6 +168,9 @@ def test_a_second_run_computes_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     renamed = replace(experiment(), model=str(copy)).landscape(PromptFormat(1))
     assert (first.model, renamed.model) == ("model", "other-name")
     assert renamed.curves == first.curves and renamed.origin["cost"] == first.origin["cost"]
+    questions = str(shutil.copytree(TOY / "questions", tmp_path / "other-questions"))
+    moved = replace(experiment(), dataset=questions).landscape(PromptFormat(1))
+    assert moved.curves == first.curves and moved.origin["dataset"] == dataset_name(questions)
     # They are read again when they have changed.
     before = replace(experiment(), model=str(copy)).fingerprint
     (copy / "config.json").write_text((copy / "config.json").read_text() + " ")

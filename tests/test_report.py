@@ -135,11 +135,11 @@ def test_models_of_one_name_are_told_by_their_files(run: Run, tmp_path: Path) ->
         ({"claims": [verdict(more=1)]}, "('more' was unexpected)"),
         ({"surprise": 1}, "('surprise' was unexpected)"),
         ({"landscapes": {}}, "field landscapes: {} is not of type 'array'"),
-        ({"landscapes": [{"schema": 3}]}, "landscapes[0]: 'model' is a required property"),
+        ({"landscapes": [{"schema": 2}]}, "landscapes[0]: 'model' is a required property"),
         ({"landscapes": ["nowhere.json"]}, "nowhere.json: cannot be read"),
         ({"landscapes": [3]}, "field landscapes[0]: 3 is not of type 'object', 'string'"),
         ({"environment": {"settings": {}, "versions": {}}}, "settings: 'command' is a required"),
-        ({"landscapes": [{"schema": 4}]}, "landscapes[0]: field 'schema' is 4, not 3; update"),
+        ({"landscapes": [{"schema": 3}]}, "landscapes[0]: field 'schema' is 3, not 2; update"),
     ],
 )
 def test_a_record_that_is_none_is_refused_in_a_sentence(

@@ -75,17 +75,17 @@ DATASET_OPTION = click.option(
 @click.option("--warmup-ratio", type=float)
 @click.option("--weight-decay", type=float)
 @click.option("--batch-size", type=int, help="Questions a step.")
-@click.option("--max-train-steps", "max_steps", type=int)
-@click.option("--clip-grad-norm", "max_grad_norm", type=float)
+@click.option("--max-steps", "--max-train-steps", type=int)
+@click.option("--max-grad-norm", "--clip-grad-norm", type=float)
 @click.option(
+    "--weight-subjects",
     "--weight-samples",
-    "weight_subjects",
     is_flag=True,
     default=None,
     help="Subjects weigh the same.",
 )
 @click.option("--max-length", "--max-seq-length", type=int, help="Tokens; the start is lost.")
-@click.option("--checkpointing-steps", "checkpoints", type=int, help="Checkpoints, log-spaced.")
+@click.option("--checkpoints", "--checkpointing-steps", type=int, help="Checkpoints, log-spaced.")
 @click.option("--precision", help="bfloat16 or float32 [default: bfloat16].")
 @click.option("--seed", type=int)
 @click.option("--token-budget", type=int, help="Tokens a pass [default: the device's].")
@@ -105,6 +105,7 @@ DATASET_OPTION = click.option(
     help="Steps between two states that a stopped training goes on from.",
 )
 @click.option(
+    "--evaluations",
     "--eval-steps",
     type=click.IntRange(min=0),
     default=TrainingOptions.evaluations,
@@ -112,7 +113,12 @@ DATASET_OPTION = click.option(
     help="Times that the validation split is asked, and once before; 0: never.",
 )
 @click.option("--preprocessing-num-workers", type=int, help="Processes that tokenize.")
-@click.option("--logging-steps", type=click.IntRange(min=1), help="Lines in the log; no bar then.")
+@click.option(
+    "--log-lines",
+    "--logging-steps",
+    type=click.IntRange(min=1),
+    help="Lines in the log; no bar then.",
+)
 @click.option("--measure-baselines", is_flag=True, help="Test the model before, too.")
 @click.option("--test/--no-test", default=True, show_default=True, help="Test the model after.")
 @click.option(
@@ -152,7 +158,7 @@ def finetune(**options: Any) -> None:
         raise click.UsageError("--out-filename needs --output-dir")
     if "/" in options["out_filename"]:
         raise click.UsageError("--out-filename is a part of a file's name, without folders")
-    if options["logging_steps"]:
+    if options["log_lines"]:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     training = fine_tuning(options)
     training.check()
@@ -259,8 +265,8 @@ def fine_tuning(options: Mapping[str, Any]) -> FineTuned:
             options["per_device_train_batch_size"],
             options["activation_checkpointing"],
             options["save_every"],
-            options["eval_steps"],
-            log_lines=options["logging_steps"],
+            options["evaluations"],
+            log_lines=options["log_lines"],
         ),
         validation,
     )

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 import claims
 from claims.test_two_phases import hump
-from fixtures.conditions import ACCURACY, Asked, ConditionSet, Contrast, find
+from fixtures.conditions import ACCURACY, Asked, ConditionSet
+from fixtures.contrast import Contrast
 from fixtures.verdict import Direction, Word
 from harness.landscape import CURVES, OVERLAP, Curve, Draw, Landscape
 
@@ -141,7 +142,7 @@ def verdict(claim: str, model: Mapping[str, Landscape], asked: Asked | None = No
     found: list[Word] = []
 
     def judge(
-        contrast: Contrast,
+        statistic: Callable[[ConditionSet], float],
         *,
         conditions: list[Landscape],
         layers: str,
@@ -152,8 +153,8 @@ def verdict(claim: str, model: Mapping[str, Landscape], asked: Asked | None = No
         threshold = at_least if at_most is None else at_most
         assert threshold is not None and conditions and layers
         direction: Direction = "at least" if at_most is None else "at most"
-        one = find(contrast, model, "model", threshold, direction, asked, magnitude)
-        found.append(one.verdict)
+        contrast = Contrast(statistic, threshold, direction, magnitude)
+        found.append(contrast.finding("model", model, asked).verdict)
 
     try:
         CLAIMS[claim](landscapes=ConditionSet(model), judge=judge)

@@ -14,7 +14,8 @@ import torch
 
 from claims.test_subjects import need
 from fixtures.cases import TOY, Request
-from fixtures.conditions import Asked, ConditionSet, find, find_elsewhere
+from fixtures.conditions import Asked, ConditionSet
+from fixtures.contrast import Contrast
 from fixtures.measured import Measured
 from fixtures.verdict import Direction, Finding, Verdict
 from harness.controlled import control_landscapes
@@ -305,8 +306,8 @@ def test_a_control_whose_prompts_are_too_long_is_left_out_with_the_reason(tmp_pa
 def test_a_share_of_nothing_is_unknown_not_an_error() -> None:
     one = Landscape("m", "0-shot", (1,), {"ari_answers": (0.0,)}, 2)
     answers = "ari_answers"
-    contrast = lambda of: 1.0 / of.zero_shot.curve(answers).maximum  # noqa: E731
-    found = find(contrast, {"0-shot": one}, "Z 4", 0.5, "at least")
+    contrast = Contrast(lambda of: 1.0 / of.zero_shot.curve(answers).maximum, 0.5, "at least")
+    found = contrast.finding("Z 4", {"0-shot": one})
     assert math.isnan(found.effect) and found.verdict == "inconclusive"
 
 
@@ -315,16 +316,17 @@ def test_a_control_is_shown_where_it_touches_what_is_asked_though_the_effect_is_
         curves = {"density_peaks": (peaks,), "core_fraction": (core,), "kindred": (math.nan,)}
         return {"0-shot": Landscape("m", "0-shot", (1,), curves, 2, accuracy)}
 
-    def found(contrast: Callable[[ConditionSet], float]) -> list[str]:
+    def found(statistic: Callable[[ConditionSet], float]) -> list[str]:
+        contrast = Contrast(statistic, 0.5, "at least")
         asked: Asked = set()
-        find(contrast, own, "own", 0.5, "at least", asked)
+        contrast.finding("own", own, asked)
         others = {
             "peaks": conditions(2, 0.5),
             "core": conditions(1, 0.6),
             "answers": conditions(1, 0.5, 0.7),
             "same": conditions(1, 0.5),
         }
-        return [one.name for one in find_elsewhere(contrast, own, asked, 0.5, "at least", others)]
+        return [one.name for one in contrast.findings(own, asked, others)]
 
     own = conditions(1, 0.5)
     # It has a limit, so its effect is the same with two peaks as with one.

@@ -92,7 +92,7 @@ def test_few_shot_late_layers_stay_mixed(landscapes: ConditionSet, judge: Judge)
     few = landscapes.most_shots
     low, high = few.accuracy_interval or (few.accuracy, few.accuracy)
     if low is not None and high is not None and (low > MODERATE_ACCURACY or high < GUESSING):
-        pytest.skip(f"is about models of moderate accuracy; this one has {few.accuracy:.2f}")
+        pytest.skip(f"is about models of moderate accuracy; this one has {few.accuracy_in_words}")
     # 0.05: what the paper gives for Llama-3-8b and Mistral. The median, since single layers of
     # the authors' own curves reach 0.11. (With 2 shots Llama-3-8b's is 0.057.)
     judge(

@@ -26,7 +26,6 @@ from harness.geometry.intrinsic_dimension import gride
 from harness.geometry.neighbors import (
     Neighbors,
     Points,
-    distinct_points,
     first_identical,
     nearest_neighbors,
 )
@@ -63,10 +62,14 @@ class Labels:
 
 @dataclass(frozen=True)
 class LayerMeasurement:
-    """A value for each of CURVES, of all points and of every subsample of them."""
+    """A value for each of CURVES, of all points and of every subsample of them.
+
+    tree: the dendrogram of the density peaks of all; None of a single peak.
+    """
 
     values: Values
     subsamples: tuple[Values, ...] = ()
+    tree: Dendrogram | None = None
 
     def extremes(self, curve: str) -> tuple[float, float]:
         """The smallest and the largest value among the subsamples."""
@@ -89,7 +92,7 @@ def measure_layer(
     Source: the paper, section 3, and `analyze` in its repository.
     """
     first = first_identical(points)
-    distinct, rows = np.unique(first, return_index=True)
+    distinct = np.unique(first)
     neighbors = _distinct_neighbors(points[distinct], settings.neighbors)
     number = np.full(len(first), -1)
     number[distinct] = np.arange(len(distinct))
@@ -98,8 +101,9 @@ def measure_layer(
         # Of identical points the first in the subsample counts, with its own labels.
         among, place = np.unique(number[first[subsample]], return_index=True)
         own = labels.of(subsample[place])
-        parts.append(_values(neighbors_among(neighbors, among), own, settings))
-    return LayerMeasurement(_values(neighbors, labels.of(rows), settings), tuple(parts))
+        parts.append(_values(neighbors_among(neighbors, among), own, settings)[0])
+    values, tree = _values(neighbors, labels.of(distinct), settings)
+    return LayerMeasurement(values, tuple(parts), tree)
 
 
 def measure_layers(
@@ -194,17 +198,6 @@ def _measure(
     return measure_layer(read(layer), labels, settings, subsamples)
 
 
-def measure_tree(points: Points, labels: Labels, settings: GeometrySettings) -> Dendrogram | None:
-    """Return the dendrogram of the (N, D) points' density peaks, or None of a single peak.
-
-    Raises GeometryError as `measure_layer` does.
-    """
-    distinct = distinct_points(points)
-    neighbors = _distinct_neighbors(points[distinct], settings.neighbors)
-    peaks = _peaks(neighbors, gride(neighbors, settings.id_k), settings)
-    return dendrogram(peaks, labels.of(distinct).subjects) if peaks.count > 1 else None
-
-
 def _distinct_neighbors(points: Points, count: int) -> Neighbors:
     """Return the neighbours of points no two of which are identical."""
     found = nearest_neighbors(points, count)
@@ -224,11 +217,14 @@ def _peaks(neighbors: Neighbors, dimension: float, settings: GeometrySettings) -
     return density_peaks(neighbors, density, settings.z)
 
 
-def _values(neighbors: Neighbors, labels: Labels, settings: GeometrySettings) -> Values:
+def _values(
+    neighbors: Neighbors, labels: Labels, settings: GeometrySettings
+) -> tuple[Values, Dendrogram | None]:
     dimension = gride(neighbors, settings.id_k)
     peaks = _peaks(neighbors, dimension, settings)
-    kindred, by_chance = _kindred(peaks, labels)
-    return {
+    tree = dendrogram(peaks, labels.subjects) if peaks.count > 1 else None
+    kindred, by_chance = _kindred(tree, labels)
+    values = {
         "intrinsic_dimension": dimension,
         "density_peaks": float(peaks.count),
         "core_fraction": peaks.core_fraction,
@@ -239,6 +235,7 @@ def _values(neighbors: Neighbors, labels: Labels, settings: GeometrySettings) ->
         "kindred": kindred,
         "kindred_by_chance": by_chance,
     }
+    return values, tree
 
 
 def _by_label(
@@ -258,11 +255,12 @@ def _by_label(
     }
 
 
-def _kindred(peaks: DensityPeaks, labels: Labels) -> tuple[float, float]:
+def _kindred(tree: Dendrogram | None, labels: Labels) -> tuple[float, float]:
     """Return how much lower peaks of one category join, and how much by chance; NaN if unknown."""
+    if tree is None:
+        return math.nan, math.nan
     try:
-        tree = dendrogram(peaks, labels.subjects)
         found = category_agreement(tree, labels.categories, PERMUTATIONS)
-    except GeometryError:  # one peak, or no two categories to compare
+    except GeometryError:  # no two categories to compare
         return math.nan, math.nan
     return found.value, float(np.quantile(found.null, CHANCE))

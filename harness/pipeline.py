@@ -286,7 +286,7 @@ class Experiment:
     def _measure(self, prompt: PromptFormat, start: Experiment | None) -> Landscape:
         from harness.extraction.shards import read_layer, saved_layers
         from harness.geometry.subsample import draw_subsamples
-        from harness.measurement import measure_layers, measure_overlap, measure_tree
+        from harness.measurement import measure_layers, measure_overlap
 
         folder = self._kept(prompt)
         before = start._kept(prompt) if start else None
@@ -320,12 +320,11 @@ class Experiment:
         right = np.array(self._right(folder))
         # In the first half, as the claims about it do.
         early = [place for place, layer in enumerate(layers) if 2 * layer <= layers[-1]]
-        best = layers[max(early or [0], key=lambda place: curves["ari_subjects"][place])]
-        found = measure_tree(read(best), labels, self.geometry)
-        tree = None
+        best = max(early or [0], key=lambda place: curves["ari_subjects"][place])
+        found, tree = rows[best].tree, None
         if found:
             linkage = tuple(tuple(row) for row in found.linkage.tolist())
-            tree = Tree(best, linkage, found.labels, tuple(found.shares.tolist()))
+            tree = Tree(layers[best], linkage, found.labels, tuple(found.shares.tolist()))
         return Landscape(
             model_name(self.model),
             condition,

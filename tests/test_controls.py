@@ -24,7 +24,7 @@ from harness.errors import DatasetError, ModelError
 from harness.extraction.shards import read_layer
 from harness.geometry.agreement import majority_share, pure_share
 from harness.landscape import Landscape
-from harness.measurement import Labels, measure_layer, measure_tree
+from harness.measurement import Labels, measure_layer
 from harness.models import load_model
 from harness.pipeline import Experiment
 from harness.protocol import Control, ExtractionSettings, GeometrySettings, PromptFormat, Subset
@@ -215,13 +215,13 @@ def test_kindred_subjects_join_first() -> None:
     named = [name for name in subjects for _ in range(60)]
     labels = Labels(named, ["A"] * len(named), {name: name[0] for name in subjects})
     settings = GeometrySettings(z=0.5)
-    values = measure_layer(torch.from_numpy(points), labels, settings).values
-    assert values["kindred"] > values["kindred_by_chance"]
+    found = measure_layer(torch.from_numpy(points), labels, settings)
+    assert found.values["kindred"] > found.values["kindred_by_chance"]
+    assert found.tree is not None and set(found.tree.labels) <= set(subjects)
+    assert len(found.tree.labels) == found.values["density_peaks"]
     unknown = replace(labels, categories={})
     values = measure_layer(torch.from_numpy(points), unknown, settings).values
     assert math.isnan(values["kindred"])
-    tree = measure_tree(torch.from_numpy(points), labels, settings)
-    assert tree is not None and set(tree.labels) <= set(subjects)
 
 
 def test_a_variation_changes_one_thing_of_what_is_measured(

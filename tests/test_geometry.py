@@ -18,7 +18,7 @@ from harness.geometry.density import knn_density, pak_density
 from harness.geometry.density_peaks import DensityPeaks, density_peaks
 from harness.geometry.hierarchy import Dendrogram, category_agreement, dendrogram
 from harness.geometry.intrinsic_dimension import gride, gride_scales
-from harness.geometry.neighbors import distinct_points, nearest_neighbors
+from harness.geometry.neighbors import first_identical, nearest_neighbors
 from harness.geometry.overlap import label_overlap, representation_overlap
 from harness.pipeline import Experiment
 from harness.protocol import PromptFormat, Subset
@@ -68,7 +68,7 @@ def real_layers(
 
 
 def assert_as_dadapy_on_coordinates(points: np.ndarray, z: float = 1.6) -> None:
-    points = points[distinct_points(points)]
+    points = points[np.unique(first_identical(points))]
     ours = nearest_neighbors(points, 1000)
     data = Data(coordinates=points, n_jobs=1)
     data.compute_distances(maxk=min(1000, len(points) - 1))

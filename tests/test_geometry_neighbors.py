@@ -12,7 +12,7 @@ from harness.geometry import neighbors as module
 from harness.geometry.density import knn_density
 from harness.geometry.density_peaks import density_peaks
 from harness.geometry.intrinsic_dimension import gride
-from harness.geometry.neighbors import distinct_points, first_identical, nearest_neighbors
+from harness.geometry.neighbors import first_identical, nearest_neighbors
 from harness.geometry.subsample import draw_subsamples, neighbors_among
 
 TOLERANCE = 1e-9
@@ -128,7 +128,7 @@ def test_the_points_are_left_as_they_are() -> None:
     points = np.random.default_rng(0).normal(size=(50, 5))
     before = points.copy()
     nearest_neighbors(points, 10)
-    distinct_points(points)
+    first_identical(points)
     np.testing.assert_array_equal(points, before)
 
 
@@ -142,9 +142,8 @@ def test_bad_values_and_lone_points_are_refused() -> None:
             nearest_neighbors(points, 10)
 
 
-def test_distinct_points_keeps_the_first_of_identical_rows() -> None:
+def test_the_first_of_identical_rows_is_found() -> None:
     points = np.array([[1.0, 2], [3, 4], [1, 2], [5, 0.0], [3, 4], [5, -0.0]])
-    assert distinct_points(points).tolist() == [0, 1, 3]
     assert first_identical(points).tolist() == [0, 1, 0, 3, 1, 3]
 
 

@@ -47,7 +47,8 @@ class Neighbors:
 def first_identical(points: Points) -> NDArray[np.int64]:
     """Return, for each of (N, D) points, the row number of the first row that is identical.
 
-    Rows are compared whole only where a sum over their bits, taken modulo 2^64, is the same.
+    Rows are compared whole only where a sum over their bits, taken modulo 2^64, is the same. The
+    paper's repository drops exact duplicates too (analysis/utils.py).
     """
     cloud = torch.as_tensor(points)
     candidates: dict[int, list[int]] = {}
@@ -61,14 +62,6 @@ def first_identical(points: Points) -> NDArray[np.int64]:
         else:
             others.append(row)
     return first
-
-
-def distinct_points(points: Points) -> NDArray[np.int64]:
-    """Return the row numbers, ascending, of the first of each group of identical rows.
-
-    points: (N, D). The paper's repository drops exact duplicates too (analysis/utils.py).
-    """
-    return np.unique(first_identical(points))
 
 
 def nearest_neighbors(

@@ -1,0 +1,112 @@
+"""Training and analysis never share a question, however it is asked for."""
+
+import json
+import shutil
+from pathlib import Path
+
+import datasets
+import pytest
+from click.testing import CliRunner
+
+from fixtures.cases import FineTune, Request
+from harness.cli import commands
+from harness.errors import DatasetError
+from harness.experiment_commands import experiment_of, extract
+from harness.fine_tuned import FineTuned, split_test, unlearnt
+from harness.pipeline import Experiment
+from harness.protocol import ExtractionSettings, FineTuning, Subset, TrainingOptions
+from harness.questions.mmlu import load_questions
+from harness.store import Store
+from tests.test_finetune_command import MODEL, QUESTIONS, run
+from tests.test_questions import rows, write_dataset
+
+
+def texts(subset: Subset, dataset: str = QUESTIONS) -> set[tuple[str, ...]]:
+    questions = load_questions(dataset, subset, 0).questions
+    return {(question.text, *question.choices) for question in questions}
+
+
+def test_training_and_analysis_never_share_a_question(tmp_path: Path) -> None:
+    training, analysed = split_test(30, Subset())
+    assert not texts(training) & texts(analysed)
+    assert len(texts(training) | texts(analysed)) == len(texts(Subset()))
+    # A question that the dataset holds twice is not asked if the other one trained the model.
+    twice = {"question": ["q0", "q1", "q0 ", "q1"], "subject": ["s", "s", "t", "t"],
+             "choices": [["1", "2", "3", "4"]] * 4, "answer": [0, 3, 0, 3]}  # fmt: skip
+    dataset = write_dataset(tmp_path / "twice", rows(**twice))
+    for seed in range(5):
+        one = Subset("test", 1, seed=seed)
+        rest = Subset("test", without=one)
+        try:
+            left = texts(rest, dataset)
+        except DatasetError as error:
+            assert "no question left" in str(error)  # both questions were drawn
+            continue
+        stripped = {text.strip() for text, *_ in texts(one, dataset)}
+        assert not stripped & {text.strip() for text, *_ in left}
+
+
+def test_a_question_that_also_stands_in_a_training_split_is_not_analysed(tmp_path: Path) -> None:
+    asked = rows(question=["q0", "q1"])
+    dataset = tmp_path / "data"
+    shutil.copytree(QUESTIONS, dataset)
+    table = datasets.load_dataset(str(dataset), "all", split="validation").to_dict()
+    learnt = {name: [*values, asked[name][0]] for name, values in table.items() if name in asked}
+    for file in (dataset / "all").glob("validation*"):
+        datasets.Dataset.from_dict(learnt).to_parquet(file)
+    table = datasets.load_dataset(QUESTIONS, "all", split="test").to_dict()
+    for file in (dataset / "all").glob("test*"):
+        both = {name: [*asked[name], *values] for name, values in table.items() if name in asked}
+        datasets.Dataset.from_dict(both).to_parquet(file)
+    assert {"q0", "q1"} <= {text for text, *_ in texts(Subset(), str(dataset))}
+    left = texts(unlearnt(Subset("dev+validation", 3), Subset()), str(dataset))
+    assert "q1" in {text for text, *_ in left} and "q0" not in {text for text, *_ in left}
+    same = unlearnt(Subset("test", 3), Subset(per_subject=2))
+    assert same.without == Subset("test", 3) and same.leave_out is None
+    experiment, _ = experiment_of(
+        extract.make_context(
+            "extract", ["--model", MODEL, "--mmlu", str(dataset), "--leave-out", "dev+validation"]
+        ).params
+    )
+    assert {(q.text, *q.choices) for q in experiment.questions.questions} == left
+    given = (MODEL, str(dataset), None, (0,), Subset(), ExtractionSettings(), tmp_path / "store")
+    (case,) = Request(*given, FineTune()).cases()
+    assert case.experiment and case.experiment.questions.fingerprint == (
+        experiment.questions.fingerprint
+    )
+
+
+def test_an_adapter_is_not_analysed_on_what_trained_it(tmp_path: Path) -> None:
+    folder = run(tmp_path, "--output-dir", str(tmp_path / "out"), "--max-train-steps", "1")
+    common = ["--model", MODEL, "--mmlu", QUESTIONS, "--store", str(tmp_path / "store")]
+    common += ["--adapter", str(folder), "--checkpoint", "final", "--split"]
+    for split, has_learnt in (("validation", True), ("test", False)):
+        extraction = ["extract", *common, split, "--per-subject", "40"]
+        if has_learnt:
+            with pytest.raises(DatasetError, match="to analyse"):
+                CliRunner().invoke(commands, extraction, catch_exceptions=False)
+        else:
+            assert CliRunner().invoke(commands, extraction, catch_exceptions=False).exit_code == 0
+    tested = run(tmp_path, "--train-split", "test", "--max-train-steps", "1")
+    assert len(json.loads((tested / "training.json").read_text())["learnt"]) == 48
+
+
+def test_the_landscape_of_the_fine_tuned_model_is_of_other_questions_than_it_learnt(
+    tmp_path: Path,
+) -> None:
+    training, analysed = split_test(3, Subset(per_subject=4))
+    experiment = Experiment(
+        MODEL, QUESTIONS, Store(tmp_path), analysed, ExtractionSettings(precision="float32")
+    )
+    settings = FineTuning(epochs=1, rank=2, checkpoints=1, precision="float32")
+    tuned = FineTuned(experiment, training, settings, TrainingOptions(), "dev")
+    assert not texts(training) & texts(analysed)
+    assert len(tuned.questions.questions) == 48
+    landscape = tuned.landscape()
+    assert landscape.condition == "fine-tuned" and landscape.origin["questions"] == 64
+    assert landscape.origin["trained_on"]["per_subject"] == 3
+    assert landscape.origin["trained_on"]["fingerprint"] == tuned.questions.fingerprint
+    assert landscape.origin["Subset"]["without"]["per_subject"] == 3
+    checkpoints = tuned.checkpoint_landscapes()
+    assert list(checkpoints) == ["fine-tuned@1", "fine-tuned@3"]
+    assert all(one.origin["questions"] == 48 for one in checkpoints.values())

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,37 @@ def test_an_adapter_is_worn(adapter: Path, tmp_path: Path) -> None:
     assert not torch.allclose(found, without, rtol=0.1)
     entry = run(tmp_path, "--adapter", str(adapter), "--checkpoint", "step-10")
     assert entry != run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("precision", "change", "beside"),
+    [
+        ("float32", {}, False),
+        ("bfloat16", {}, True),
+        ("float32", {"use_dora": True}, True),
+        ("float32", {"target_modules": ["lm_head"]}, True),  # the toy's is its embeddings' too
+    ],
+)
+def test_an_adapter_is_merged_where_nothing_is_lost(
+    tmp_path: Path, precision: str, change: dict[str, object], beside: bool
+) -> None:
+    plain = load_model(MODEL, "float32", CPU)
+    assert plain.config.tie_word_embeddings
+    config = LoraConfig(**({"r": 4, "target_modules": ["q_proj"]} | change))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT's, of tied weights
+        adapted = get_peft_model(plain, config)
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+        adapted.save_pretrained(tmp_path)
+        worn = load_model(MODEL, precision, CPU, adapter=tmp_path)
+    assert any("lora" in name for name, _ in worn.named_parameters()) == beside
+    ids = torch.tensor([TOKENIZER(PROMPTS[1])["input_ids"]])
+    with torch.inference_mode():
+        expected = adapted.eval()(input_ids=ids).logits
+        found = worn(input_ids=ids).logits.float()
+    assert (found - expected).norm() < (1e-5 if precision == "float32" else 0.05) * expected.norm()
 
 
 def test_a_wrong_adapter_is_named(adapter: Path, tmp_path: Path) -> None:

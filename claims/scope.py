@@ -17,9 +17,17 @@ GUESSING = 0.25 + 0.05
 MODERATE_ACCURACY, HIGH_ACCURACY = 0.70, 0.75
 
 
+def authors_curves(exceptions: Mapping[str, str]) -> dict[str, str]:
+    """Return exceptions of the published curves alone, by model.
+
+    Those of the ID have a larger scale than Gride's here, so they say nothing of the models.
+    """
+    return {f"{PUBLISHED}{model}": why for model, why in exceptions.items()}
+
+
 def papers_own(exceptions: Mapping[str, str]) -> dict[str, str]:
     """Return exceptions of the paper's models, by hub name, also of their published curves."""
-    return {**exceptions, **{f"{PUBLISHED}{model}": why for model, why in exceptions.items()}}
+    return {**exceptions, **authors_curves(exceptions)}
 
 
 def need(landscape: Landscape, name: str) -> None:

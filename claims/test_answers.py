@@ -60,7 +60,7 @@ def test_fine_tuned_late_layers_group_by_answer(landscapes: ConditionSet, judge:
 def test_few_fine_tuned_clusters_hold_an_answer_each(
     landscapes: ConditionSet, judge: Judge
 ) -> None:
-    """After the transition five clusters, each mostly one answer, hold most fine-tuned points."""
+    """After the transition most fine-tuned points are in five clusters and of their main answer."""
     tuned = landscapes.fine_tuned
     need(tuned, "answer_clusters")
     # Clusters follow what a model answers, so no more points than it answers right can be in
@@ -90,8 +90,9 @@ def test_few_fine_tuned_clusters_hold_an_answer_each(
 def test_few_shot_late_layers_stay_mixed(landscapes: ConditionSet, judge: Judge) -> None:
     """In models of moderate accuracy the late layers with most shots do not group by answer."""
     few = landscapes.most_shots
+    # Of the published curves it is judged without an accuracy too: the paper gives few.
     low, high = few.accuracy_interval or (few.accuracy, few.accuracy)
-    if low is not None and high is not None and (low > MODERATE_ACCURACY or high < GUESSING):
+    if low is not None and high is not None and (low < GUESSING or high > MODERATE_ACCURACY):
         pytest.skip(f"is about models of moderate accuracy; this one has {few.accuracy_in_words}")
     # 0.05: what the paper gives for Llama-3-8b and Mistral. The median, since single layers of
     # the authors' own curves reach 0.11. (With 2 shots Llama-3-8b's is 0.057.)

@@ -61,23 +61,24 @@ def test_in_accurate_models_shots_group_by_answer_too(
         reason = f"this one has {tuned.accuracy_in_words}"
         pytest.skip(f"is about models below 70 % or above 75 %; {reason}")
 
-    def way(of: ConditionSet) -> float:
+    def left(of: ConditionSet) -> float:
         zero, few, tuned = (
             one.curve("ari_answers").between(*CONVERGING).median
             for one in (of.zero_shot, of.most_shots, of.fine_tuned)
         )
         # Where fine-tuning adds next to nothing, no share of the way to it can be told.
-        return 1 - abs(tuned - few) / (tuned - zero) if tuned - zero >= GROUPED else math.nan
+        return (tuned - few) / (tuned - zero) if tuned - zero >= GROUPED else math.nan
 
-    # 0.7 of the way from the layers without shots to the fine-tuned ones is near (the paper's own
-    # numbers for Llama-3-70b give 0.73 or more); half of it is not.
-    # In Llama-3-70b (78.5 %) the authors' own curves have gone 0.88 of that way; in Llama-3-8b and
-    # Mistral (65 and 62 %) 0.06 or less.
+    # Near is where 0.3 of the way from the layers without shots to the fine-tuned ones is left (the
+    # paper's own numbers for Llama-3-70b give 0.27 or less), and not where half of it is.
+    # In Llama-3-70b (78.5 %) the authors' own curves have 0.12 of that way left; in Llama-3-8b and
+    # Mistral (65 and 62 %) 0.94 or more.
     accurate = low > HIGH_ACCURACY
     judge(
-        way,
-        at_least=0.7 if accurate else None,
-        at_most=None if accurate else 0.5,
+        left,
+        at_most=0.3 if accurate else None,
+        at_least=None if accurate else 0.5,
+        magnitude=True,
         conditions=[landscapes.zero_shot, landscapes.most_shots, landscapes.fine_tuned],
         layers="the medians of depth 0.5 to 0.97",
     )

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from claims.scope import EARLY, LATE, MIDDLE, largest, papers_own, smallest
+from claims.scope import EARLY, LATE, MIDDLE, authors_curves, largest, papers_own, smallest
 from fixtures.conditions import ConditionSet, Judge
 from harness.landscape import Curve
 
@@ -69,9 +69,9 @@ def test_the_peak_of_the_dimension_grows_with_shots(landscapes: ConditionSet, ju
 
 @pytest.mark.claim(
     "two-phases-id-fine-tuned",
-    exceptions=papers_own(
-        NO_PEAK
-        | {
+    exceptions=papers_own(NO_PEAK)
+    | authors_curves(
+        {
             "llama-2-70b": "the authors' own peak is only 3 % higher than with 5 shots",
             "llama-3-70b": "the authors' own peak is 1 % lower than with 5 shots",
         }
@@ -101,9 +101,9 @@ def test_the_peak_of_the_dimension_grows_most_with_fine_tuning(
 
 @pytest.mark.claim(
     "two-phases-late-id",
-    exceptions=papers_own(
-        NO_PEAK
-        | {
+    exceptions=papers_own(NO_PEAK)
+    | authors_curves(
+        {
             "llama-2-70b": "the authors' own curve rises by 1 % with 5 shots",
             "llama-3-70b": "the authors' own curve rises by 14 % with 5 shots",
         }

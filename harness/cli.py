@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from harness.disk import check_folder
-from harness.errors import SettingsError, UserError, unusable
+from harness.errors import SettingsError, UserError, full_memory, unusable
 from harness.experiment_commands import extract, measure
 from harness.finetune_command import finetune
 from harness.submit_command import submit
@@ -67,6 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if error.filename is None:  # of no file of the user's
             raise
         click.echo(f"landscape: {unusable(error)}", err=True)
+        sys.exit(2)
+    except RuntimeError as error:
+        sentence = full_memory(error)
+        if sentence is None:
+            raise
+        click.echo(f"landscape: {sentence}", err=True)
         sys.exit(2)
 
 

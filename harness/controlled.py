@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from harness.landscape import Draw, Landscape
@@ -12,9 +11,6 @@ from harness.protocol import Control, PromptFormat
 from harness.training_record import FINE_TUNED
 
 Values = tuple[float, ...]  # of a curve
-
-# What labels cannot change: that a control of labels leaves them as they are says nothing.
-UNLABELLED = ("intrinsic_dimension", "density_peaks", "core_fraction")
 
 
 def control_landscapes(
@@ -52,34 +48,20 @@ def control_landscapes(
         landscape = replace(landscape, control=name)
         if control.weights == "none":
             landscape = _everywhere(landscape, measured[condition].layer)
-        if control.labels == "shuffled":
-            landscape = _changed(landscape, _labelled, landscape.layer)
         found[condition] = landscape
     return found
 
 
 def _everywhere(landscape: Landscape, layers: tuple[int, ...]) -> Landscape:
-    """Return a landscape of one layer as one whose layers are all alike."""
-    return _changed(landscape, lambda _, values: values * len(layers), layers)
+    """Return a landscape of one layer with all layers alike, and without an accuracy."""
 
-
-def _labelled(name: str, values: Values) -> Values:
-    """Return a curve, or nothing known of one that labels cannot change."""
-    return tuple(math.nan for _ in values) if name in UNLABELLED else values
-
-
-def _changed(
-    landscape: Landscape, change: Callable[[str, Values], Values], layers: tuple[int, ...]
-) -> Landscape:
-    """Return the landscape, of `layers`, with every curve changed, and without an accuracy."""
-
-    def changed(curves: Mapping[str, Values]) -> dict[str, Values]:
-        return {name: change(name, values) for name, values in curves.items()}
+    def alike(curves: Mapping[str, Values]) -> dict[str, Values]:
+        return {name: values * len(layers) for name, values in curves.items()}
 
     return replace(
         landscape,
         layer=layers,
-        curves=changed(landscape.curves),
-        draws=tuple(Draw(changed(draw.curves)) for draw in landscape.draws),
+        curves=alike(landscape.curves),
+        draws=tuple(Draw(alike(draw.curves)) for draw in landscape.draws),
         accuracy=None,
     )

@@ -107,8 +107,8 @@ def explained(path: Path, use: str) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        # safetensors writes its files itself, and has the system's number in its text.
-        found = re.search(r"os error (\d+)", str(error))
+        # safetensors writes its files itself, and shutil copies many: the number is in their text.
+        found = re.search(r"(?:os error |Errno )(\d+)", str(error))
         code = int(found[1]) if found else getattr(error, "errno", None)
         if code not in REFUSED:
             raise

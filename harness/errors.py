@@ -39,3 +39,16 @@ def first_line(error: BaseException) -> str:
 def unusable(error: OSError) -> str:
     """Return a sentence about a file that the system does not let us use, and that it names."""
     return f"{error.filename}: cannot be used ({error.strerror}); mend that, or give another"
+
+
+def full_memory(error: BaseException) -> str | None:
+    """Return a sentence about a GPU whose memory is full; None of another error.
+
+    Known by its name: torch takes seconds to import.
+    """
+    if type(error).__name__ != "OutOfMemoryError":
+        return None
+    return (
+        f"the GPU's memory is full ({first_line(error)}); spread the model over several "
+        "(--device-map auto; FSDP for a training), or give a smaller --token-budget"
+    )

@@ -208,8 +208,15 @@ class FineTuned:
         experiment.release()
         tokenizer = experiment.loaded_tokenizer
         # FSDP spreads a model that may be too large for one GPU, so it must not go there whole.
-        device = torch.device("cpu") if is_spread() else default_device()
-        model = load_model(experiment.model, settings.precision, device, experiment.attention)
+        computes = default_device()
+        device = torch.device("cpu") if is_spread() else computes
+        model = load_model(
+            experiment.model,
+            settings.precision,
+            device,
+            experiment.attention,
+            computes=computes,
+        )
         check_targets(model, settings)
         how = (model.config, settings.max_length, experiment.budgets.workers)
         learnt = self.questions.questions

@@ -15,7 +15,6 @@ import click
 from harness.accuracy import Accuracy
 from harness.disk import write_whole
 from harness.errors import SettingsError
-from harness.export import check_export, new_folder
 from harness.fine_tuned import ZERO_SHOT, FineTuned, split_test, unlearnt
 from harness.pipeline import Experiment
 from harness.presets import PRESETS, TRAINING_SPLIT, choose_preset
@@ -151,6 +150,8 @@ def finetune(**options: Any) -> None:
     spreads the model over them, and does not test it. With --output-dir the test's accuracies, by
     subject too, are in its accuracy.json.
     """
+    from harness.export import new_folder
+
     out: Path | None = options["output_dir"]
     if out:
         out = out.resolve()
@@ -158,6 +159,12 @@ def finetune(**options: Any) -> None:
         raise click.UsageError("--out-filename needs --output-dir")
     if "/" in options["out_filename"]:
         raise click.UsageError("--out-filename is a part of a file's name, without folders")
+    if options["use_flash_attn"] and options["attention"] not in ("auto", "flash_attention_2"):
+        raise click.UsageError(
+            f"--use-flash-attn and --attention {options['attention']} contradict each other"
+        )
+    if options["validation"] and options["evaluations"] == 0:
+        raise click.UsageError("--validation is asked at no step; leave it or --evaluations 0 out")
     if options["log_lines"]:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     training = fine_tuning(options)
@@ -200,6 +207,8 @@ def finetune(**options: Any) -> None:
 
 def _check_copy(out: Path, training: FineTuned) -> None:
     """Raise SettingsError now if `out` cannot receive the training, or holds another one."""
+    from harness.export import check_export
+
     if not (out / RECORD).is_file():
         check_export(out)
         return

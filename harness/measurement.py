@@ -37,6 +37,7 @@ Values = dict[str, float]
 
 MOST_PROCESSES = 4  # by default: each needs memory for a layer
 PARALLEL_POINTS = 4000  # fewer are measured before the processes have started
+SPARE = 3  # times as many neighbours, of which every subsample has enough
 PERMUTATIONS = 200  # of the categories, for what is kindred by chance
 CHANCE = 0.95  # the quantile of those that counts as chance
 
@@ -155,7 +156,7 @@ def measure_overlap(
 ) -> list[tuple[float, list[float]]]:
     """Return, a layer, the mean share of the k nearest neighbours that two representations share.
 
-    Beside it stand the means over `subsamples` of the points, whose neighbours are of the whole.
+    Beside it stands what each of `subsamples` of the points gives, with neighbours of its own.
 
     read, read_other: a layer's (N, D) points in each, of the same questions in the same order.
 
@@ -165,13 +166,13 @@ def measure_overlap(
     """
     found = []
     for layer in tqdm(layers, desc=description, unit="layer"):
-        shared = representation_overlap(
-            nearest_neighbors(read(layer), k),
-            nearest_neighbors(read_other(layer), k),
-            labels.subjects,
-            k,
-        )
-        found.append((shared.mean, [float(shared.points[rows].mean()) for rows in subsamples]))
+        one, other = (nearest_neighbors(of(layer), SPARE * k) for of in (read, read_other))
+        whole = representation_overlap(one, other, labels.subjects, k)
+        parts = []
+        for rows in subsamples:
+            mine, theirs = (neighbors_among(near, rows) for near in (one, other))
+            parts.append(representation_overlap(mine, theirs, labels.of(rows).subjects, k).mean)
+        found.append((whole.mean, parts))
     return found
 
 

@@ -50,6 +50,7 @@ def load_model(
     device_map: str | dict[str, Any] | None = None,
     offload: Path | None = None,
     random_seed: int | None = None,
+    computes: torch.device | None = None,
 ) -> PreTrainedModel:
     """Return the model of the folder or hub name `name`, in evaluation mode on `device`.
 
@@ -63,17 +64,18 @@ def load_model(
         the memory and, if `offload` names a folder, the disk. `device` is then not used.
     random_seed: draw the weights from the architecture's own initialization with this seed, in the
         CPU's memory, and read none.
+    computes: the device that will compute, if that is not `device`.
 
     Raises ModelError if there is no such model or adapter, or it cannot be read.
     """
-    dtype = getattr(torch, precision)
-    if dtype is torch.bfloat16 and device.type == "cpu" and not _computes_bfloat16():
+    dtype, computes = getattr(torch, precision), computes or device
+    if dtype is torch.bfloat16 and computes.type == "cpu" and not _computes_bfloat16():
         warnings.warn(
             "this processor has no instructions for bfloat16; --precision float32 takes a fraction "
             "of the time here",
             stacklevel=2,
         )
-    chosen = _attention(name, dtype, device) if attention == "auto" else attention
+    chosen = _attention(name, dtype, computes) if attention == "auto" else attention
     if random_seed is not None:
         drawn = _random_model(name, dtype, chosen, random_seed).eval()
         return _spread(drawn, device_map, offload) if device_map else drawn.to(device)
@@ -188,6 +190,13 @@ def _with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     from peft import PeftModel
 
     check_adapter(adapter)
+    if "disk" in getattr(model, "hf_device_map", {}).values():
+        # PEFT would write the model's own files anew, with other names in them.
+        raise ModelError(
+            f"{adapter}: cannot be put on a model that is partly on disk; use more GPUs or memory, "
+            "or give a model that the adapter is merged into"
+        )
+    own = {id(parameter) for parameter in model.parameters()}
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*missing adapter keys")
@@ -201,7 +210,7 @@ def _with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     # The adapter's layers are put into the model itself, which is what the harness knows.
     adapted = worn.get_base_model()
     for parameter in adapted.parameters():
-        if parameter.dtype != model.dtype and not parameter.is_meta:
+        if id(parameter) not in own and not parameter.is_meta:
             parameter.data = parameter.data.to(model.dtype)
     return worn.merge_and_unload() if _merges(worn) else adapted
 
@@ -216,15 +225,15 @@ def _merges(worn: PeftModel) -> bool:
         return False
     if hasattr(worn.get_base_model(), "hf_device_map"):  # weights may be elsewhere
         return False
-    embeddings = worn.get_input_embeddings()  # an output layer's weight may be theirs too
-    return all(
-        type(layer) is LoraLinear
-        and not layer.lora_variant
-        and not any(layer.lora_bias.values())
-        and layer.weight is not embeddings.weight
-        for layer in worn.modules()
-        if isinstance(layer, BaseTunerLayer)
-    )
+    layers = [layer for layer in worn.modules() if isinstance(layer, BaseTunerLayer)]
+    if not all(
+        type(layer) is LoraLinear and not layer.lora_variant and not any(layer.lora_bias.values())
+        for layer in layers
+    ):
+        return False
+    # A weight may be that of several layers, or of the embeddings too.
+    weights = [layer.weight for layer in layers] + [worn.get_input_embeddings().weight]
+    return len({id(weight) for weight in weights}) == len(weights)
 
 
 def forget_models() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from harness.accuracy import Accuracy, accuracy
 from harness.cost import counted, device_name, read_cost
-from harness.errors import DatasetError, GeometryError
+from harness.errors import DatasetError, GeometryError, SettingsError
 from harness.landscape import CURVES, OVERLAP, Draw, Landscape, Tree
 from harness.names import dataset_name, model_name
 from harness.processes import launched_processes
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 # Raise one when the code behind it changes its results: what older code kept is then not found.
 EXTRACTION_VERSION = 3
-GEOMETRY_VERSION = 7
+GEOMETRY_VERSION = 8
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,11 @@ class Experiment:
         from harness.models import check_adapter, check_name
 
         check_name(self.model)
+        if self.device_map and launched_processes().count > 1:
+            raise SettingsError(
+                "--device-map spreads one model over all GPUs, and several processes would each "
+                "have one; launch one process, or leave it out"
+            )
         if self.adapter:
             check_adapter(self.adapter)
         self.check_questions()

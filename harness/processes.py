@@ -75,6 +75,11 @@ def check_spreading() -> None:
         return
     if os.environ.get("FSDP_VERSION", "1") != "2":
         raise SettingsError("FSDP is of version 1; give accelerate --fsdp_version 2")
+    if os.environ.get("FSDP_AUTO_WRAP_POLICY", "NO_WRAP") == "NO_WRAP":
+        raise SettingsError(
+            "without a policy FSDP puts the whole model on every GPU for a pass; give accelerate "
+            "--fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP"
+        )
     if os.environ.get("FSDP_ACTIVATION_CHECKPOINTING", "false").lower() == "true":
         # It would draw other dropout masks when it computes activations again.
         raise SettingsError(

@@ -120,6 +120,10 @@ def submit(
     trained = None
     if fine_tune:
         trained, training = _fine_tuning(options, fine_tune_options, max(gpus, 1))
+        if training.experiment.subset.without and not options["train_from_test"]:
+            raise click.UsageError(
+                "--train-split takes what is analysed; give --train-from-test N before --"
+            )
         # What is analysed is the same in all conditions.
         options["leave_out"] = options["leave_out"] or training.experiment.subset.leave_out
     experiment, _ = experiment_of({**options, "shots": max(wanted), "condition": None})

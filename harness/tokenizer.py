@@ -38,9 +38,16 @@ def tokenize(
     config: the model's. max_length: tokens; a longer prompt loses its beginning.
     workers: processes; None lets a fast tokenizer use its own threads, and is best for it.
 
-    Raises ModelError for a prompt that the model has not positions for.
+    Raises ModelError for a prompt that the model has not positions for, or a token that it lacks.
     """
     tokens = _encode(tokenizer, list(prompts), workers)
+    known = config.get_text_config().vocab_size
+    largest = max((max(ids) for ids in tokens if len(ids)), default=0)
+    if largest >= known:
+        raise ModelError(
+            f"{config.name_or_path}: has {known} tokens, and the tokenizer gives number {largest}; "
+            "give the model's own as --tokenizer"
+        )
     if max_length:
         tokens = [list(ids[-max_length:]) for ids in tokens]
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from fixtures.cases import TOY
 from harness.cli import commands
 from harness.errors import UserError
+from harness.pipeline import Experiment
 from harness.tokenizer import letter_tokens
 from tests.trying import refused
 
@@ -95,6 +97,24 @@ def test_prompts_that_do_not_fit_are_refused_unless_they_may_be_cut(tmp_path: Pa
         commands, [*given, "--max-length", "20", "--out", str(tmp_path / "landscape.json")]
     )
     assert done.exit_code == 0, done.output
+
+
+def test_a_tokenizer_that_gives_tokens_which_the_model_lacks_is_refused(tmp_path: Path) -> None:
+    config = json.loads((TOY / "model" / "config.json").read_text())
+    fewer = broken(tmp_path / "model", configured(vocab_size=config["vocab_size"] - 200))
+    given = ["measure", "--model", fewer, "--mmlu", QUESTIONS, "--per-subject", "3"]
+    message = f"{fewer}: has {config['vocab_size'] - 200} tokens, and the tokenizer gives number"
+    refused([*given, "--store", str(tmp_path / "store")], message, tmp_path)
+
+
+def test_a_full_gpu_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(*given: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    monkeypatch.setattr(Experiment, "check", lambda self: None)
+    monkeypatch.setattr(Experiment, "representations", fill)
+    given = ["measure", "--model", MODEL, "--mmlu", QUESTIONS, "--store", str(tmp_path / "store")]
+    refused(given, "the GPU's memory is full (CUDA out of memory. Tried", tmp_path)
 
 
 class Letters:

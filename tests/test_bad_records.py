@@ -242,3 +242,12 @@ def test_old_verdicts_never_stand_beside_new_curves(
         run.write_folder(tmp_path)
     with pytest.raises(RecordError, match="cannot be read"):
         read_run(tmp_path)
+
+
+def test_published_peaks_of_nothing_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "curves.json"
+    for name in ("density_peaks", "intrinsic_dimension"):
+        model = {"layer": [1, 2], name: {"5-shot": [0, None]}}
+        file.write_text(json.dumps({"models": {"theirs": model}}))
+        with pytest.raises(RecordError, match=rf"curves.json: field models.*{name}.*0 is less"):
+            read_published(file)

@@ -303,13 +303,24 @@ def test_a_fall_is_seen_in_a_model_of_few_layers_too() -> None:
 def test_an_accurate_model_converges_and_claims_about_others_are_skipped() -> None:
     assert verdict("converge-large", LARGE) == "reproduced"
     assert "moderate accuracy" in verdict("answers-few-shot", LARGE)
+    either = tuple(Draw(PAPER["5-shot"].curves, accuracy) for accuracy in (0.68, 0.72))
+    unsure = PAPER | {"5-shot": replace(PAPER["5-shot"], draws=either)}
+    assert "moderate accuracy" in verdict("answers-few-shot", unsure)
     middle = with_accuracy(PAPER, **{TUNED: 0.72})
     assert "below 70 % or above 75 %" in verdict("converge-large", middle)
-    unsure = tuple(Draw(LARGE[TUNED].curves, accuracy) for accuracy in (0.76, 0.8))
-    unclear = LARGE | {TUNED: replace(LARGE[TUNED], draws=unsure)}
+    doubtful = tuple(Draw(LARGE[TUNED].curves, accuracy) for accuracy in (0.76, 0.8))
+    unclear = LARGE | {TUNED: replace(LARGE[TUNED], draws=doubtful)}
     assert "below 70 % or above 75 %" in verdict("converge-large", unclear)
     same = changed(LARGE, "0-shot", ari_answers=phases(0, 0.25))
     assert verdict("converge-large", same) == "inconclusive"  # no way to go
+
+
+def test_what_only_the_authors_curves_show_excuses_no_model() -> None:
+    for claim in ("two-phases-id-fine-tuned", "two-phases-late-id"):
+        (mark,) = (one for one in CLAIMS[claim].pytestmark if one.name == "claim")  # type: ignore[attr-defined]
+        excused = mark.kwargs["exceptions"]
+        assert "published:llama-3-70b" in excused and "llama-3-70b" not in excused
+        assert "published:llama-2-7b" in excused and "llama-2-7b" in excused  # by the paper's words
 
 
 def test_what_was_not_fine_tuned_is_compared_without() -> None:

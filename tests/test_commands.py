@@ -26,6 +26,12 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_what_computes_nothing_does_not_wait_for_torch() -> None:
+    loaded = "import harness.cli, sys; print({'torch', 'transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", loaded], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

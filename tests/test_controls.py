@@ -124,7 +124,8 @@ def test_controls_have_the_conditions_and_layers_of_the_experiment(experiment: E
     assert len(set(nothing.curves["density_peaks"])) == 1
     shuffled = under("shuffled-labels")["2-shot"]
     assert all(abs(value) < 0.1 for value in shuffled.curves["ari_answers"])
-    assert all(map(math.isnan, shuffled.curves["intrinsic_dimension"]))
+    # What labels cannot change is the same, by which a claim about it leaves the control out.
+    assert shuffled.curves["intrinsic_dimension"] == own["2-shot"].curves["intrinsic_dimension"]
     assert max(own["2-shot"].curves["ari_answers"]) > 0.2  # which shuffling has undone
     by_question, by_shots = under("other-shots"), under("other-shots-by-shots")
     assert by_question["0-shot"].curves == own["0-shot"].curves
@@ -186,6 +187,14 @@ def test_that_shuffled_labels_agree_with_nothing_says_nothing_of_a_claim_of_no_a
     assert given(shuffled).specificity is None
     assert given(shuffled, random).specificity == "specific to learning"
     assert verdict("reproduced", shuffled, random).specificity == "not specific to learning"
+
+
+def test_a_share_of_what_shuffled_labels_agree_with_says_nothing() -> None:
+    found = verdict("reproduced", ("random-weights-0", "not reproduced"))
+    unknown = Finding("shuffled-labels", "inconclusive", math.nan, None)
+    assert replace(found, controls=(*found.controls, unknown)).specificity == "specific to learning"
+    straddling = replace(unknown, effect=0.2)
+    assert replace(found, controls=(*found.controls, straddling)).specificity == "inconclusive"
 
 
 def test_pure_clusters_are_counted_by_hand() -> None:

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.disk import write_whole
+from harness.disk import explained, write_whole
 from harness.errors import SettingsError
 from tests import written
 from tests.running import (
@@ -128,4 +129,8 @@ def test_what_the_disk_refuses_is_one_sentence(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (tmp_path / "file").read_text() == "old"
+    copied = shutil.Error([("from", "to", "[Errno 28] No space left on device: 'to'")])
+    with pytest.raises(SettingsError, match=r"out: cannot be written \(No space left on device\)"):
+        with explained(tmp_path / "out", "as --output-dir"):
+            raise copied
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -121,6 +121,7 @@ def test_an_adapter_is_worn(adapter: Path, tmp_path: Path) -> None:
         ("bfloat16", {}, True),
         ("float32", {"use_dora": True}, True),
         ("float32", {"target_modules": ["lm_head"]}, True),  # the toy's is its embeddings' too
+        ("float32", {"layer_replication": [[0, 5], [3, 8]]}, True),  # two layers have one weight
     ],
 )
 def test_an_adapter_is_merged_where_nothing_is_lost(

@@ -14,9 +14,11 @@ from safetensors.torch import save_file
 
 from fixtures.cases import TOY
 from harness.errors import DatasetError
+from harness.geometry.neighbors import nearest_neighbors
+from harness.geometry.overlap import representation_overlap
 from harness.geometry.subsample import draw_subsamples
 from harness.measure_folder import layer_files, measure_folder, read_labels, read_points
-from harness.measurement import Labels, measure_layer, measure_layers
+from harness.measurement import Labels, measure_layer, measure_layers, measure_overlap
 from harness.protocol import GeometrySettings, Subset
 from harness.questions.mmlu import load_questions
 
@@ -248,3 +250,20 @@ def test_labels_of_a_spreadsheet_are_read(tmp_path: Path) -> None:
     file = tmp_path / "labels.csv"
     file.write_bytes(b'\xef\xbb\xbfnumber,subject,answer\r\n1,"law, old",A\r\n')
     assert read_labels(file) == Labels(["law, old"], ["A"])
+
+
+@pytest.mark.parametrize("size", [40, SIZE])
+def test_the_overlap_of_a_draw_is_that_of_its_points_alone(size: int) -> None:
+    rng = np.random.default_rng(4)
+    one = rng.normal(size=(size, 6))
+    other = one + rng.normal(size=(size, 6))
+    k, draws = 30, draw_subsamples(size, 3, 0.8)
+    ((whole, parts),) = measure_overlap([1], lambda _: one, lambda _: other, labels(size), k, draws)
+
+    def alone(rows: slice | np.ndarray) -> float:
+        near = (nearest_neighbors(points[rows], k) for points in (one, other))
+        return representation_overlap(*near, ["x"] * len(one[rows]), k).mean
+
+    assert whole == alone(slice(None))
+    assert parts == [alone(rows) for rows in draws]
+    assert len(set(parts)) > 1

@@ -121,6 +121,10 @@ def test_a_dry_run_prints_a_script(tmp_path: Path) -> None:
             ["--fine-tune", "--gpus", "8", "--", "--batch-size", "4"],
             "a step has 4 questions for 8 processes",
         ),
+        (
+            ["--fine-tune", "--", "--train-split", "test"],
+            "--train-split takes what is analysed; give --train-from-test N before --",
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_refused(tmp_path: Path, options: list[str], message: str) -> None:

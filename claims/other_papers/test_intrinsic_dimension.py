@@ -5,6 +5,7 @@ They measure it with other estimators, prompts and datasets; here it is Gride's,
 
 import pytest
 
+from claims.scope import authors_curves
 from fixtures.conditions import ConditionSet, Judge
 
 SOURCE = "arXiv 2412.06245"
@@ -13,10 +14,12 @@ SOURCE = "arXiv 2412.06245"
 @pytest.mark.claim(
     "few-shot-id-higher",
     source=SOURCE,
-    exceptions={
-        f"published:{model}": "in the curves of arXiv 2409.03662 the fine-tuned ID is the higher"
-        for model in ("llama-2-7b", "llama-2-70b", "llama-3-70b", "llama-3-8b", "mistral-7b")
-    },
+    exceptions=authors_curves(
+        dict.fromkeys(
+            ("llama-2-7b", "llama-2-70b", "llama-3-70b", "llama-3-8b", "mistral-7b"),
+            "in the curves of arXiv 2409.03662 the fine-tuned ID is the higher",
+        )
+    ),
 )
 def test_the_dimension_is_higher_with_shots_than_after_fine_tuning(
     landscapes: ConditionSet, judge: Judge

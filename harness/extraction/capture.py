@@ -89,8 +89,9 @@ def capturing(modules: dict[int, nn.Module], take: Callable[[int, Tensor], None]
 
 def _child(module: nn.Module, names: tuple[str, ...]) -> nn.Module:
     for name in names:
-        if hasattr(module, name):
-            return getattr(module, name)  # type: ignore[no-any-return]
+        found = getattr(module, name, None)  # some have the name, and nothing there
+        if found is not None:
+            return found  # type: ignore[no-any-return]
     raise ModelError(
         f"{type(module).__name__} has none of {', '.join(names)}; this architecture is not known"
     )

@@ -146,6 +146,12 @@ class _Training:
         )
         # Together, or FSDP could not tell which weights the optimizer steps.
         self.model, self.optimizer = self.accelerator.prepare(answering, optimizer)
+        # What learns, by its name in AnswerModel. Now, since FSDP puts other parameters in their
+        # place for the time between a forward pass and the next backward one.
+        prepared: nn.Module = self.accelerator.unwrap_model(self.model)
+        self.trained = [
+            (name, one) for name, one in prepared.named_parameters() if one.requires_grad
+        ]
         steps = settings.epochs * steps_an_epoch(len(examples), settings.batch_size)
         self.steps = min(steps, settings.max_steps or steps)
         self.kept = checkpoint_steps(self.steps, settings.checkpoints)
@@ -254,7 +260,7 @@ class _Training:
         return torch.tensor(values, device=self.accelerator.device)
 
     def _save_adapter(self, name: str) -> None:
-        trained = {key: gather(one) for key, one in self._trained()}  # all processes together
+        trained = {key: gather(one) for key, one in self.trained}  # all processes together
         if self.accelerator.is_main_process:
             unfinished = self.folder / f".{name}"
             save_adapter(self.adapted, trained, unfinished)
@@ -263,7 +269,7 @@ class _Training:
         self.accelerator.wait_for_everyone()
 
     def _save_state(self, steps: int, progress: Progress) -> None:
-        tensors = tensors_of(self._trained(), self.optimizer.state)
+        tensors = tensors_of(self.trained, self.optimizer.state)
         if self.accelerator.is_main_process:
             kept = [self.folder / checkpoint_name(step) for step in self.kept if step <= steps]
             save_state(self.folder, steps, tensors, asdict(progress), kept)
@@ -276,14 +282,9 @@ class _Training:
         if not done:
             return 0, Progress()
         tensors, told = load_state(self.folder, done)
-        put_back(tensors, self._trained(), self.optimizer.state)
+        put_back(tensors, self.trained, self.optimizer.state)
         logger.info("%s: goes on after step %d", self.description, done)
         return done, Progress.from_json(told)
-
-    def _trained(self) -> list[tuple[str, nn.Parameter]]:
-        """Return the parameters that learn, by their name in AnswerModel."""
-        model: nn.Module = self.accelerator.unwrap_model(self.model)
-        return [(name, one) for name, one in model.named_parameters() if one.requires_grad]
 
     @contextmanager
     def _bar(self, done: int) -> Iterator[Callable[[int, float], None]]:

@@ -137,7 +137,8 @@ def experiment_of(options: dict[str, Any]) -> tuple[Experiment, PromptFormat]:
 @_experiment_options
 @click.option("--out-dir", "--out", type=Path, help="New folder that receives plain files too.")
 @click.option("--remove-duplicates", is_flag=True, help="With --out-dir: equal prompts once.")
-def extract(out_dir: Path | None, remove_duplicates: bool, **options: Any) -> None:
+@click.option("--dry-run", is_flag=True, help="Only print how much there is to compute.")
+def extract(out_dir: Path | None, remove_duplicates: bool, dry_run: bool, **options: Any) -> None:
     """Extract representations into the store and print their folder.
 
     With --out-dir, also write them as a safetensors file a layer and labels.csv, and print that
@@ -152,6 +153,9 @@ def extract(out_dir: Path | None, remove_duplicates: bool, **options: Any) -> No
         out_dir = out_dir.resolve()
         check_export(out_dir)
     experiment.check_questions()
+    if dry_run:
+        click.echo(_arithmetic(experiment, prompt))
+        return
     folder = experiment.representations(prompt)
     if not launched_processes().is_main:
         return
@@ -161,6 +165,26 @@ def extract(out_dir: Path | None, remove_duplicates: bool, **options: Any) -> No
         settings = experiment.origin(prompt)
         export(folder, experiment.questions.questions, kept, settings, out_dir)
     click.echo(out_dir or folder)
+
+
+def _arithmetic(experiment: Experiment, prompt: PromptFormat) -> str:
+    """Return in words what there is to compute. Raises ModelError."""
+    from harness.extraction.arithmetic import distinct_tokens, operations_a_token
+    from harness.models import load_config, model_without_weights
+    from harness.tokenizer import tokenize
+
+    tokens = tokenize(
+        experiment.loaded_tokenizer,
+        experiment.prompts(prompt),
+        load_config(experiment.model),
+        experiment.extraction.max_length,
+    )
+    total, distinct = sum(map(len, tokens)), distinct_tokens(tokens)
+    operations = distinct * operations_a_token(model_without_weights(experiment.model))
+    return (
+        f"{len(tokens)} prompts of {total} tokens, of which {distinct} are computed "
+        f"where what prompts share is once: {operations / 1e15:.3g} PFLOP"
+    )
 
 
 @click.command()

@@ -248,11 +248,18 @@ def parameter_count(name: str) -> int:
 
     Raises ModelError if that cannot be read.
     """
+    return int(model_without_weights(name).num_parameters())
+
+
+def model_without_weights(name: str) -> PreTrainedModel:
+    """Return a model on the device `meta`: what its configuration tells, and no values.
+
+    Raises ModelError if that cannot be read.
+    """
     config = load_config(name)
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        return int(model.num_parameters())
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:  # as above
         raise ModelError(f"{name}: cannot read the model ({first_line(error)})") from error
 

@@ -20,7 +20,9 @@ from harness.export import first_of_each
 from harness.extraction import extract, read_layer
 from harness.extraction.packed_weights import packed_weights
 from harness.models import load_config, load_model
-from harness.protocol import ExtractionSettings
+from harness.pipeline import Experiment
+from harness.protocol import ExtractionSettings, PromptFormat, Subset
+from harness.store import Store
 from harness.tokenizer import load_tokenizer, tokenize
 from tests.trying import refused
 
@@ -65,6 +67,23 @@ def test_the_names_of_the_papers_script_mean_the_same(tmp_path: Path) -> None:
     assert papers != new
     for layer in (2, 8):
         torch.testing.assert_close(read_layer(Path(papers), layer), read_layer(Path(new), layer))
+
+
+def test_a_dry_run_counts_what_there_is_to_compute(tmp_path: Path) -> None:
+    line = run(tmp_path, "--shots", "2", "--dry-run")
+    experiment = Experiment(MODEL, QUESTIONS, Store(tmp_path), Subset(per_subject=2), most_shots=2)
+    prompts = TOKENIZER(experiment.prompts(PromptFormat(2)))["input_ids"]
+    beginnings = {tuple(ids[: end + 1]) for ids in prompts for end in range(len(ids))}
+    model = load_model(MODEL, "float32", CPU)
+    weights = {name: one.numel() for name, one in model.named_parameters()}
+    embeddings = weights.pop("model.embed_tokens.weight")  # the output layer's too
+    assert embeddings and "lm_head.weight" not in weights
+    work = 2 * sum(weights.values()) * len(beginnings) / 1e15
+    assert line == (
+        f"{len(prompts)} prompts of {sum(map(len, prompts))} tokens, of which {len(beginnings)} "
+        f"are computed where what prompts share is once: {work:.3g} PFLOP"
+    )
+    assert not (tmp_path / "store").exists()
 
 
 def test_equal_prompts_once() -> None:

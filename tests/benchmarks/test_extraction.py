@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 
 from fixtures.cases import TOY
 from harness.extraction import extract
+from harness.extraction.arithmetic import distinct_tokens, operations_a_token
 from harness.extraction.capture import capturing, site_modules
-from harness.extraction.prefix_tree import Node, build_tree
 from harness.models import default_device, load_model
 from harness.protocol import ExtractionSettings, PromptFormat, ShotOrder, Subset
 from harness.questions.mmlu import load_questions
@@ -79,16 +79,6 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     return float(2 * 4096**3 / best)
 
 
-def parameters(model: PreTrainedModel) -> int:
-    """Return the number of parameters without the embeddings."""
-    embeddings = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
-    return sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in embeddings)
-
-
-def count(nodes: list[Node]) -> int:
-    return sum(len(node.tokens) + count(node.children) for node in nodes)
-
-
 @pytest.mark.parametrize(
     ("shots", "order", "per_subject"),
     [
@@ -119,8 +109,8 @@ def test_engine_against_naive(  # type: ignore[no-untyped-def]
     benchmark.pedantic(lambda: extract(*given), rounds=1)
     seconds = time.perf_counter() - begin
     tokens = judged.tokenizer(prompts)["input_ids"]
-    distinct = count(build_tree(tokens, least_saving=1))
-    floor = distinct * 2 * parameters(judged.model) / rate
+    distinct = distinct_tokens(tokens)
+    floor = distinct * operations_a_token(judged.model) / rate
     report_figures(
         prompts=len(prompts),
         tokens_a_prompt=sum(map(len, tokens)) / len(prompts),

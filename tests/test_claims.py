@@ -305,7 +305,7 @@ def test_an_accurate_model_converges_and_claims_about_others_are_skipped() -> No
     assert "moderate accuracy" in verdict("answers-few-shot", LARGE)
     either = tuple(Draw(PAPER["5-shot"].curves, accuracy) for accuracy in (0.68, 0.72))
     unsure = PAPER | {"5-shot": replace(PAPER["5-shot"], draws=either)}
-    assert "moderate accuracy" in verdict("answers-few-shot", unsure)
+    assert verdict("answers-few-shot", unsure) == "reproduced"  # it may be about this one
     middle = with_accuracy(PAPER, **{TUNED: 0.72})
     assert "below 70 % or above 75 %" in verdict("converge-large", middle)
     doubtful = tuple(Draw(LARGE[TUNED].curves, accuracy) for accuracy in (0.76, 0.8))

@@ -9,6 +9,7 @@ from harness.landscape import PUBLISHED, Landscape
 
 # Relative depth. The transition lies between early and late: in Llama-3-8b it is layer 16 of 32.
 EARLY, MIDDLE, LATE = (0.0, 0.4), (0.35, 0.65), (0.6, 1.0)
+FIRST_HALF = (0.0, 0.5)  # in which a landscape's dendrogram is taken too
 
 # Accuracy: what guessing gives, with a margin.
 GUESSING = 0.25 + 0.05
@@ -26,7 +27,7 @@ def authors_curves(exceptions: Mapping[str, str]) -> dict[str, str]:
 
 
 def papers_own(exceptions: Mapping[str, str]) -> dict[str, str]:
-    """Return exceptions of the paper's models, by hub name, also of their published curves."""
+    """Return exceptions of the paper's models, by its names, also of their published curves."""
     return {**exceptions, **authors_curves(exceptions)}
 
 

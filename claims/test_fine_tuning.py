@@ -9,7 +9,7 @@ from fixtures.conditions import ConditionSet, Judge
 from harness.landscape import OVERLAP
 
 CONVERGING = (0.5, 0.97)  # the paper's layers 40 to 77 of 80
-GROUPED = 0.1  # ARI that is grouping by answer, as in `answers-fine-tuned`
+BY_ANSWER = 0.1  # ARI that is grouping by answer, as in `answers-fine-tuned`
 
 
 @pytest.mark.claim("fine-tuning-is-late")
@@ -67,7 +67,7 @@ def test_in_accurate_models_shots_group_by_answer_too(
             for one in (of.zero_shot, of.most_shots, of.fine_tuned)
         )
         # Where fine-tuning adds next to nothing, no share of the way to it can be told.
-        return (tuned - few) / (tuned - zero) if tuned - zero >= GROUPED else math.nan
+        return (tuned - few) / (tuned - zero) if tuned - zero >= BY_ANSWER else math.nan
 
     # Near is where 0.3 of the way from the layers without shots to the fine-tuned ones is left (the
     # paper's own numbers for Llama-3-70b give 0.27 or less), and not where half of it is.

@@ -4,18 +4,18 @@ import math
 
 import pytest
 
-from claims.scope import LATE, need, papers_own, smallest
+from claims.scope import FIRST_HALF, LATE, need, papers_own, smallest
 from fixtures.conditions import ConditionSet, Judge
 from fixtures.verdict import OURS
 from harness.landscape import Landscape
 
 FEW_RIGHT, MANY_RIGHT = 0.56, 0.62  # accuracies between which the paper's models change sides
-GROUPED = 0.1  # ARI from which on layers group by subject
+BY_SUBJECT = 0.1  # ARI from which on layers group by subject
 
 
 def at_best_layer(landscape: Landscape, name: str) -> float:
-    """Return a curve's value where the first half agrees best with the subjects."""
-    early = landscape.curve("ari_subjects").between(0, 0.5)
+    """Return a curve's value where the first half agrees best with the subjects; NaN if unknown."""
+    early = landscape.curve("ari_subjects").between(*FIRST_HALF)
     best = early.peak_depth
     return landscape.curve(name).between(best, best).maximum
 
@@ -29,7 +29,7 @@ def test_early_peaks_are_subjects_with_shots(landscapes: ConditionSet, judge: Ju
 
     def gain(of: ConditionSet) -> float:
         few, zero = (one.curve("ari_subjects") for one in (of.most_shots, of.zero_shot))
-        return few.between(0, 0.5).maximum - zero.maximum
+        return few.between(*FIRST_HALF).maximum - zero.maximum
 
     # 0.2: about half of the paper's smallest contrast (Mistral's 0.63 against less than 0.27).
     judge(
@@ -77,7 +77,7 @@ def test_the_early_clusters_are_nearly_pure(landscapes: ConditionSet, judge: Jud
     def pure(of: ConditionSet) -> float:
         # Of a layer that does not group by subject, some small clusters may be pure by chance.
         found = at_best_layer(of.most_shots, "ari_subjects")
-        return 0.0 if found < GROUPED else at_best_layer(of.most_shots, "pure_peaks")
+        return 0.0 if found < BY_SUBJECT else at_best_layer(of.most_shots, "pure_peaks")
 
     # 0.7: the paper's three models have 0.97, 0.77 and 0.81 of clusters above 80 % one subject.
     judge(
@@ -146,16 +146,18 @@ def test_with_shots_the_grouping_by_subject_fades(landscapes: ConditionSet, judg
     """
 
     def early(of: ConditionSet) -> float:
-        return of.most_shots.curve("ari_subjects").between(0, 0.5).maximum
+        return of.most_shots.curve("ari_subjects").between(*FIRST_HALF).maximum
 
     def lost(of: ConditionSet) -> float:
         few = of.most_shots.curve("ari_subjects")
         # Of next to nothing no share can be told.
         before = early(of)
-        return 1 - few.between(*LATE).maximum / before if before >= GROUPED else math.nan
+        return 1 - few.between(*LATE).maximum / before if before >= BY_SUBJECT else math.nan
 
-    if early(landscapes) < GROUPED:
-        pytest.skip(f"is about models whose early layers group by subject (ARI {GROUPED} or more)")
+    if early(landscapes) < BY_SUBJECT:
+        pytest.skip(
+            f"is about models whose early layers group by subject (ARI {BY_SUBJECT} or more)"
+        )
     # 0.5: most of it. The authors' own curves have 0.85 or more.
     judge(
         lost,
@@ -171,7 +173,7 @@ def test_fine_tuned_early_layers_stay_mixed(landscapes: ConditionSet, judge: Jud
 
     def gain(of: ConditionSet) -> float:
         tuned, zero = (one.curve("ari_subjects") for one in (of.fine_tuned, of.zero_shot))
-        return tuned.between(0, 0.5).maximum - zero.between(0, 0.5).maximum
+        return tuned.between(*FIRST_HALF).maximum - zero.between(*FIRST_HALF).maximum
 
     # 0.05: a quarter of what shots must add to count as grouping. All the authors' own curves
     # are below 0.

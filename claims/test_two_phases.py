@@ -7,7 +7,7 @@ import pytest
 
 from claims.scope import EARLY, LATE, MIDDLE, authors_curves, largest, papers_own, smallest
 from fixtures.conditions import ConditionSet, Judge
-from harness.landscape import Curve
+from harness.landscape import Curve, Landscape
 
 NO_PEAK = {"llama-2-7b": "the paper sees no ID peak in Llama-2-7b"}
 FALL = 3 / 32  # the three layers in which the paper sees the ID fall
@@ -22,6 +22,15 @@ def hump(curve: Curve) -> float:
     soon = max(FALL, float(np.diff(curve.depth).min(initial=1.0)))
     fall = 1 - curve.between(depth, depth + soon).last / peak
     return smallest(rise, fall)
+
+
+def growth(higher: Landscape, lower: Landscape) -> float:
+    """Return by what share the ID's peak in the middle is higher in one condition than another."""
+    one, other = (
+        landscape.curve("intrinsic_dimension").between(*MIDDLE).maximum
+        for landscape in (higher, lower)
+    )
+    return one / other - 1
 
 
 @pytest.mark.claim(
@@ -50,17 +59,9 @@ def test_the_intrinsic_dimension_peaks_in_the_middle(
 @pytest.mark.claim("two-phases-id-growth")
 def test_the_peak_of_the_dimension_grows_with_shots(landscapes: ConditionSet, judge: Judge) -> None:
     """The intrinsic dimension's peak in the middle is higher with the most shots than without."""
-
-    def growth(of: ConditionSet) -> float:
-        few, zero = (
-            one.curve("intrinsic_dimension").between(*MIDDLE).maximum
-            for one in (of.most_shots, of.zero_shot)
-        )
-        return few / zero - 1
-
     # 0.05: a third of the 16.5 / 14 that the paper gives for Llama-3-8b.
     judge(
-        growth,
+        lambda of: growth(of.most_shots, of.zero_shot),
         at_least=0.05,
         conditions=[landscapes.zero_shot, landscapes.most_shots],
         layers="the peak within depth 0.35 to 0.65",
@@ -82,17 +83,9 @@ def test_the_peak_of_the_dimension_grows_most_with_fine_tuning(
     landscapes: ConditionSet, judge: Judge
 ) -> None:
     """The peak of the intrinsic dimension is higher after fine-tuning than with shots."""
-
-    def growth(of: ConditionSet) -> float:
-        tuned, few = (
-            one.curve("intrinsic_dimension").between(*MIDDLE).maximum
-            for one in (of.fine_tuned, of.most_shots)
-        )
-        return tuned / few - 1
-
     # 0.05: as for shots; a fifth of the 21 / 16.5 that the paper gives for Llama-3-8b.
     judge(
-        growth,
+        lambda of: growth(of.fine_tuned, of.most_shots),
         at_least=0.05,
         conditions=[landscapes.most_shots, landscapes.fine_tuned],
         layers="the peak within depth 0.35 to 0.65",

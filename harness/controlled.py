@@ -31,19 +31,16 @@ def control_landscapes(
 
     Raises UserError where the model, the questions or the settings do not fit the control.
     """
-    experiment.release()
-    under = replace(experiment, control=control)
     found = {}
-    for prompt in (PromptFormat(number) for number in shots):
-        if control.shots != "own" and not prompt.shots:
-            found[prompt.condition] = measured[prompt.condition]
-        else:
-            found[prompt.condition] = under.landscape(prompt)
-    under.release()
+    with replace(experiment, control=control) as under:
+        for prompt in (PromptFormat(number) for number in shots):
+            if control.shots != "own" and not prompt.shots:
+                found[prompt.condition] = measured[prompt.condition]
+            else:
+                found[prompt.condition] = under.landscape(prompt)
     if fine_tuned and control.labels == "shuffled":
-        tuned = replace(fine_tuned, control=control)
-        found[FINE_TUNED] = tuned.landscape(PromptFormat(0))
-        tuned.release()
+        with replace(fine_tuned, control=control) as tuned:
+            found[FINE_TUNED] = tuned.landscape(PromptFormat(0))
     for condition, landscape in found.items():
         landscape = replace(landscape, control=name)
         if control.weights == "none":

@@ -50,5 +50,6 @@ def full_memory(error: BaseException) -> str | None:
         return None
     return (
         f"the GPU's memory is full ({first_line(error)}); spread the model over several "
-        "(--device-map auto; FSDP for a training), or give a smaller --token-budget"
+        "(--device-map auto; FSDP for a training), or give a smaller --token-budget, or "
+        "--cache-budget for an extraction"
     )

@@ -64,7 +64,7 @@ EXPERIMENT_OPTIONS = (
     click.option(
         "--cache-budget", type=int,
         help="Tokens whose keys and values are held for prompts that share them [default: 65536, "
-        "or what a quarter of the device's memory holds].",
+        "or what the device's memory has room for].",
     ),
     click.option("--preprocessing-num-workers", type=int, help="Processes that tokenize."),
     click.option("--logging-steps", type=click.IntRange(min=1), help="Log every so many prompts."),
@@ -199,8 +199,8 @@ def measure(
     """Measure a landscape, extracting first what is not in the store.
 
     With FOLDER, measure the representations in it instead, a .npy, .pt or .safetensors file a
-    layer. --subsamples also prints each value with its smallest and largest over so many draws of
-    80 % of the questions.
+    layer. --subsamples also measures so many draws of 80 % of the questions, and prints each value
+    with its smallest and largest over them.
     """
     check_file(out, "as --out")
     if folder is None:
@@ -221,7 +221,7 @@ def measure(
             raise click.UsageError(f"{option.opts[0]} is of a model, FOLDER needs none")
     if labels is None:
         raise click.UsageError("FOLDER needs --labels.")
-    landscape, measured = measure_folder(folder, labels, GeometrySettings(), subsamples)
+    landscape, measured = measure_folder(folder, labels, GeometrySettings(draws=subsamples))
     if options["condition"]:
         landscape = replace(landscape, condition=options["condition"])
     write_whole(out, landscape.to_json())

@@ -62,6 +62,20 @@ def unlearnt(training: Subset, analysed: Subset) -> Subset:
     return replace(analysed, leave_out=training.split)
 
 
+def share_out(
+    training: Subset, analysed: Subset, train_from_test: int | None
+) -> tuple[Subset, str, Subset]:
+    """Return the questions that train, the split that is asked meanwhile, and those to analyse.
+
+    training, analysed: as they are asked for. train_from_test: train on so many questions a
+        subject of the test split instead.
+    """
+    if train_from_test:
+        training, analysed = split_test(train_from_test, analysed)
+        return training, "dev", analysed
+    return training, "validation", unlearnt(training, analysed)
+
+
 @dataclass(frozen=True)
 class FineTuned:
     """The fine-tuning of an experiment's model.
@@ -147,11 +161,12 @@ class FineTuned:
 
         Raises UserError as `check` does.
         """
-        found = self.experiment.store.find_or_make(
-            "adapters", self._key, self._train, launched_processes(), lambda: self._inputs
-        )
-        self._release()
-        return found
+        try:
+            return self.experiment.store.find_or_make(
+                "adapters", self._key, self._train, launched_processes(), lambda: self._inputs
+            )
+        finally:
+            self._release()
 
     @property
     def fine_tuned(self) -> Experiment:
@@ -163,11 +178,8 @@ class FineTuned:
 
         Raises UserError as `check` does.
         """
-        self.experiment.release()  # or there would be two models in memory, as below
-        worn = self.fine_tuned
-        found = worn.landscape(ZERO_SHOT)
-        worn.release()
-        return found
+        with self.fine_tuned as worn:
+            return worn.landscape(ZERO_SHOT)
 
     def checkpoint_landscapes(self) -> dict[str, Landscape]:
         """Return the landscapes of the checkpoints on the training questions, by condition.
@@ -178,19 +190,16 @@ class FineTuned:
         Raises UserError as `check_landscapes` does.
         Source: the paper, its overlap of checkpoints with the model before fine-tuning.
         """
-        self.experiment.release()
-        start = replace(self.experiment, subset=self.training, most_shots=0)
-        start.representations(ZERO_SHOT)
-        start.release()
+        with replace(self.experiment, subset=self.training, most_shots=0) as start:
+            start.representations(ZERO_SHOT)
         adapters = self.adapters
         steps = {checkpoint_step(folder): folder for folder in adapters.glob("step-*")}
         steps[len(read_record(adapters)["loss"])] = adapters / FINAL
         found = {}
         for step, folder in sorted(steps.items()):
             condition = checkpoint_condition(step)
-            worn = replace(start, adapter=folder, condition=condition)
-            found[condition] = worn.landscape(ZERO_SHOT, start)
-            worn.release()
+            with replace(start, adapter=folder, condition=condition) as worn:
+                found[condition] = worn.landscape(ZERO_SHOT, start)
         return found
 
     @cached_property
@@ -205,7 +214,6 @@ class FineTuned:
         from harness.tokenizer import letter_tokens, tokenize
 
         experiment, settings = self.experiment, self.settings
-        experiment.release()
         tokenizer = experiment.loaded_tokenizer
         # FSDP spreads a model that may be too large for one GPU, so it must not go there whole.
         computes = default_device()

@@ -15,7 +15,7 @@ import click
 from harness.accuracy import Accuracy
 from harness.disk import write_whole
 from harness.errors import SettingsError
-from harness.fine_tuned import ZERO_SHOT, FineTuned, split_test, unlearnt
+from harness.fine_tuned import ZERO_SHOT, FineTuned, share_out
 from harness.pipeline import Experiment
 from harness.presets import PRESETS, TRAINING_SPLIT, choose_preset
 from harness.processes import is_spread, launched_processes
@@ -244,12 +244,7 @@ def fine_tuning(options: Mapping[str, Any]) -> FineTuned:
         options["samples_per_subject"] or preset.per_subject,
         rows=options["mask_path"],
     )
-    validation = options["validation"] or "validation"
-    if options["train_from_test"]:
-        training, analysed = split_test(options["train_from_test"], analysed)
-        validation = options["validation"] or "dev"
-    else:
-        analysed = unlearnt(training, analysed)
+    training, validation, analysed = share_out(training, analysed, options["train_from_test"])
     experiment = Experiment(
         options["model"],
         options["dataset"],
@@ -277,13 +272,13 @@ def fine_tuning(options: Mapping[str, Any]) -> FineTuned:
             options["evaluations"],
             log_lines=options["log_lines"],
         ),
-        validation,
+        options["validation"] or validation,
     )
 
 
 def _test(when: str, experiment: Experiment) -> Accuracy:
-    found = experiment.accuracy(ZERO_SHOT)
-    experiment.release()
+    with experiment:
+        found = experiment.accuracy(ZERO_SHOT)
     if launched_processes().is_main:
         click.echo(
             f"test accuracy {when}: micro {found.micro:.4f}, macro {found.macro:.4f}", err=True

@@ -206,9 +206,9 @@ class Landscape:
         return int(step) if name == FINE_TUNED and step.isdecimal() else None
 
     def band(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-        """Return (L,) lower and upper ends of a curve's intervals, NaN where unknown or unbounded.
+        """Return (L,) lower and upper ends of a curve's 95 % intervals, as `interval_of` has them.
 
-        None without draws.
+        NaN is an end that is unknown or unbounded. None without draws.
         """
         draws = [self.drawn(number).curve(name).values for number in range(len(self.draws))]
         found = [
@@ -223,7 +223,7 @@ class Landscape:
 
     @property
     def accuracy_interval(self) -> tuple[float, float] | None:
-        """The interval of the accuracy; None where it is not known."""
+        """The accuracy's 95 % interval, as `interval_of` has it; None where it is not known."""
         known = [draw.accuracy for draw in self.draws if draw.accuracy is not None]
         return None if self.accuracy is None else interval_of(self.accuracy, known, DRAW_SHARE)
 

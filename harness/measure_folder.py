@@ -20,8 +20,8 @@ from torch import Tensor
 
 from harness.errors import DatasetError, first_line
 from harness.geometry.subsample import draw_subsamples
-from harness.landscape import CURVES, Landscape
-from harness.measurement import Labels, LayerMeasurement, measure_layers
+from harness.landscape import Draw, Landscape
+from harness.measurement import Labels, LayerMeasurement, as_curves, measure_layers
 from harness.protocol import DRAW_SHARE, GeometrySettings
 from harness.questions.categories import CATEGORIES
 
@@ -29,14 +29,13 @@ COLUMNS = ("subject", "answer")
 
 
 def measure_folder(
-    folder: Path, labels_file: Path, settings: GeometrySettings, subsamples: int = 0
+    folder: Path, labels_file: Path, settings: GeometrySettings
 ) -> tuple[Landscape, list[LayerMeasurement]]:
     """Return the landscape of a folder's representations, and the measurement of every layer.
 
     folder: a file a layer, `.npy`, `.pt` or `.safetensors`, that holds one (N, D) array of floats;
         the one number in its name is the layer's.
     labels_file: CSV with the columns subject and answer, and N rows in the order of the arrays.
-    subsamples: draws of 80 % of the rows that are measured too.
 
     Raises DatasetError for files that are not so, GeometryError as `measure_layer` does.
     """
@@ -50,15 +49,16 @@ def measure_folder(
         partial(_read, files, len(labels.subjects)),
         labels,
         settings,
-        draw_subsamples(len(labels.subjects), subsamples, DRAW_SHARE),
+        draw_subsamples(len(labels.subjects), settings.draws, DRAW_SHARE),
         f"{folder.name}: measure",
     )
+    curves, draws = as_curves(measured)
     return (
         Landscape(
             folder.name,
             "given",
             tuple(layers),
-            {name: tuple(layer.values[name] for layer in measured) for name in CURVES},
+            curves,
             len(set(labels.subjects)),
             origin={
                 "folder": str(folder),
@@ -66,6 +66,7 @@ def measure_folder(
                 "GeometrySettings": asdict(settings),
                 "versions": {name: version(name) for name in ("torch", "dadapy")},
             },
+            draws=tuple(map(Draw, draws)),
         ),
         measured,
     )

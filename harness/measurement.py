@@ -31,6 +31,7 @@ from harness.geometry.neighbors import (
 )
 from harness.geometry.overlap import label_overlap, representation_overlap
 from harness.geometry.subsample import neighbors_among
+from harness.landscape import CURVES
 from harness.protocol import GeometrySettings
 
 Values = dict[str, float]
@@ -76,6 +77,18 @@ class LayerMeasurement:
         """The smallest and the largest value among the subsamples."""
         found = [values[curve] for values in self.subsamples]
         return min(found), max(found)
+
+
+def as_curves(
+    measured: Sequence[LayerMeasurement],
+) -> tuple[dict[str, tuple[float, ...]], list[dict[str, tuple[float, ...]]]]:
+    """Return the curves over measured layers, by name: of all points, and of every subsample."""
+    every = zip(*(layer.subsamples for layer in measured), strict=True)
+    whole, *parts = (
+        {name: tuple(values[name] for values in over) for name in CURVES}
+        for over in ([layer.values for layer in measured], *every)
+    )
+    return whole, parts
 
 
 def measure_layer(
@@ -149,12 +162,11 @@ def measure_overlap(
     layers: Sequence[int],
     read: Callable[[int], Points],
     read_other: Callable[[int], Points],
-    labels: Labels,
     k: int,
     subsamples: Sequence[NDArray[np.int64]] = (),
     description: str = "overlap",
 ) -> list[tuple[float, list[float]]]:
-    """Return, a layer, the mean share of the k nearest neighbours that two representations share.
+    """Return, a layer, the mean share, 0 to 1, of the k nearest neighbours that both have.
 
     Beside it stands what each of `subsamples` of the points gives, with neighbours of its own.
 
@@ -167,12 +179,12 @@ def measure_overlap(
     found = []
     for layer in tqdm(layers, desc=description, unit="layer"):
         one, other = (nearest_neighbors(of(layer), SPARE * k) for of in (read, read_other))
-        whole = representation_overlap(one, other, labels.subjects, k)
+        whole = float(representation_overlap(one, other, k).mean())
         parts = []
         for rows in subsamples:
             mine, theirs = (neighbors_among(near, rows) for near in (one, other))
-            parts.append(representation_overlap(mine, theirs, labels.of(rows).subjects, k).mean)
-        found.append((whole.mean, parts))
+            parts.append(float(representation_overlap(mine, theirs, k).mean()))
+        found.append((whole, parts))
     return found
 
 

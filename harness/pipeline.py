@@ -9,14 +9,14 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from harness.accuracy import Accuracy, accuracy
 from harness.cost import counted, device_name, read_cost
 from harness.errors import DatasetError, GeometryError, SettingsError
-from harness.landscape import CURVES, OVERLAP, Draw, Landscape, Tree
+from harness.landscape import OVERLAP, Draw, Landscape, Tree
 from harness.names import dataset_name, model_name
 from harness.processes import launched_processes
 from harness.protocol import (
@@ -98,7 +98,7 @@ class Experiment:
 
     def check(self) -> None:
         """Raise a UserError now for what would fail later: questions, model, number of points."""
-        assert self.fingerprint  # first: a model that is missing is found without the questions
+        _ = self.fingerprint  # first: a model that is missing is found without the questions
         self.check_inputs()
 
     def check_inputs(self) -> None:
@@ -244,8 +244,16 @@ class Experiment:
         )
         return model_name(self.model) + marks
 
-    def release(self) -> None:
+    def __enter__(self) -> Self:
+        """Return the experiment; at the end of the block its model is let go."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Let the model go, which otherwise stays in memory for the next condition."""
+        self.release()
+
+    def release(self) -> None:
+        """Let the model go, and free its memory; it is loaded again if it is needed."""
         from harness.models import forget_models
 
         if self.__dict__.pop("_loaded", None):
@@ -291,7 +299,7 @@ class Experiment:
     def _measure(self, prompt: PromptFormat, start: Experiment | None) -> Landscape:
         from harness.extraction.shards import read_layer, saved_layers
         from harness.geometry.subsample import draw_subsamples
-        from harness.measurement import measure_layers, measure_overlap
+        from harness.measurement import as_curves, measure_layers, measure_overlap
 
         folder = self._kept(prompt)
         before = start._kept(prompt) if start else None
@@ -304,17 +312,12 @@ class Experiment:
         read = partial(read_layer, folder)
         drawn = draw_subsamples(len(questions), self.geometry.draws, DRAW_SHARE)
         rows = measure_layers(layers, read, labels, self.geometry, drawn, f"{name}: measure")
-        curves = {name: tuple(row.values[name] for row in rows) for name in CURVES}
-        draws = [
-            {name: tuple(row.subsamples[number][name] for row in rows) for name in CURVES}
-            for number in range(len(drawn))
-        ]
+        curves, draws = as_curves(rows)
         if before:
             shared = measure_overlap(
                 layers,
                 read,
                 partial(read_layer, before),
-                labels,
                 self.geometry.overlap_k,
                 drawn,
                 f"{name}: overlap",
@@ -323,7 +326,7 @@ class Experiment:
             for number, draw in enumerate(draws):
                 draw[OVERLAP] = tuple(parts[number] for _, parts in shared)
         right = np.array(self._right(folder))
-        # In the first half, as the claims about it do.
+        # In the first half: `FIRST_HALF` of the claims.
         early = [place for place, layer in enumerate(layers) if 2 * layer <= layers[-1]]
         best = max(early or [0], key=lambda place: curves["ari_subjects"][place])
         found, tree = rows[best].tree, None

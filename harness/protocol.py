@@ -150,6 +150,8 @@ class FineTuning:
     seed: int = 42
 
     def __post_init__(self) -> None:
+        if float(self.alpha).is_integer():  # 16 and 16.0 are one training, with one key
+            object.__setattr__(self, "alpha", int(self.alpha))
         _check("precision", self.precision, Precision)
         if self.precision == "float16":
             # Small gradients would vanish in it; the paper's and every recent GPU has bfloat16.
@@ -241,7 +243,7 @@ class Budgets:
 
     tokens, prompts: of one pass; None is the device's default, and any number of prompts.
     cached_tokens: tokens whose keys and values are held for the prompts that share them; None is
-        65536, or as many as fit into a quarter of the device's memory.
+        65536, or as many as `cache_tokens` has room for.
     shard_tokens: tokens computed between two writes; None is the device's default.
     workers: processes that tokenize; None lets the tokenizer use its own threads.
     """

@@ -41,19 +41,18 @@ def varied_landscapes(
 
     fine_tuned: the experiment with its final adapter.
 
-    Raises GeometryError where the variation cannot be measured, such as PAk in many dimensions.
+    Raises GeometryError where the variation cannot be measured, such as PAk in many dimensions;
+    ModelError or DatasetError where the model or the questions do not fit it.
     """
     part, change = GRID[name]
-    experiment.release()
     found = {}
     for plain, numbers in ((experiment, shots), (fine_tuned, [0])):
         if plain is None:
             continue
         changed = {} if part == "prompt" else {part: replace(getattr(plain, part), **change)}
-        varied = replace(plain, **changed)
-        for number in numbers:
-            prompt = PromptFormat(number, **(change if part == "prompt" else {}))
-            landscape = replace(varied.landscape(prompt), variation=name)
-            found[landscape.condition] = landscape
-        varied.release()
+        with replace(plain, **changed) as varied:
+            for number in numbers:
+                prompt = PromptFormat(number, **(change if part == "prompt" else {}))
+                landscape = replace(varied.landscape(prompt), variation=name)
+                found[landscape.condition] = landscape
     return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import matplotlib as mpl
@@ -18,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.cluster.hierarchy import dendrogram as draw_dendrogram
 
+from harness.controls import kind_of
 from harness.landscape import OVERLAP, PUBLISHED, Landscape, Tree
 
 QUANTITIES = {
@@ -58,22 +60,24 @@ WIDTH, HEIGHT = 4.4, 2.3  # inches
 def profile(landscapes: Sequence[Landscape], quantity: str) -> Figure:
     """Return one quantity over relative depth, a line a condition."""
     figure, axis = _panel()
-    others = [one.condition for one in landscapes if one.condition not in COLORS]
-    lines = {
-        one.condition: (one, COLORS.get(one.condition) or _cycled(others.index(one.condition)))
-        for one in landscapes
-    }
+    taken = {COLORS.get(one.condition) for one in landscapes}
+    free = cycle([color for color in PALETTE if color not in taken])
+    lines = {one.condition: (one, COLORS.get(one.condition) or next(free)) for one in landscapes}
     _draw(axis, lines, quantity)
     axis.set_ylabel(QUANTITIES[quantity])
     return figure
 
 
 def under_controls(own: Landscape, controls: Mapping[str, Landscape]) -> Figure:
-    """Return the ARI with subjects over relative depth as it is, and under each null control."""
+    """Return the ARI with subjects over relative depth as it is, and under each null control.
+
+    Random weights have one color, whatever their seed.
+    """
     figure, axis = _panel()
     lines: Lines = {"as it is": (own, COLORS["0-shot"])}
-    for number, (name, landscape) in enumerate(controls.items()):
-        lines[name] = (landscape, _cycled(number))
+    kinds = list(dict.fromkeys(map(kind_of, controls)))
+    for name, landscape in controls.items():
+        lines[name] = (landscape, _cycled(kinds.index(kind_of(name))))
     _draw(axis, lines, "ari_subjects")
     axis.set_ylabel(f"{own.condition}: {QUANTITIES['ari_subjects']}")
     return figure

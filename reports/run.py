@@ -7,14 +7,17 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from harness.disk import explained, write_whole
+from harness.errors import RecordError
 from harness.landscape import PUBLISHED, Landscape
 from harness.schemas import check_table, read_file, read_schema, writable
 
+AUTHORS_CURVES = Path(__file__).with_name("published-curves.json")
 SCHEMA = read_schema(Path(__file__).with_name("record.schema.json"))
 VERSION: int = SCHEMA["properties"]["record"]["const"]
 RESULTS = "results.json"
@@ -33,14 +36,14 @@ class Run:
         judged, with the reason.
     landscapes: all that was measured, under controls and variations too; published curves only
         where they are not this project's, or nothing else was judged.
-    original: the names in the file of models that have another one here.
+    original: the names that exceptions know models by which have another one here.
     """
 
     environment: dict[str, Any]
     claims: Sequence[dict[str, Any]]
     skipped: Sequence[dict[str, Any]]
     landscapes: Sequence[Landscape]
-    original: Mapping[str, str] = field(default_factory=dict)
+    original: dict[str, str] = field(default_factory=dict)
 
     @property
     def models(self) -> list[str]:
@@ -54,19 +57,26 @@ class Run:
         def named(tables: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             return [one | {"model": names.get(one["model"], one["model"])} for one in tables]
 
+        environment = dict(self.environment)
+        settings = environment["settings"]
+        if "recorded" in settings:
+            recorded = {names.get(name, name): one for name, one in settings["recorded"].items()}
+            environment["settings"] = settings | {"recorded": recorded}
         return Run(
-            self.environment,
+            environment,
             named(self.claims),
             named(self.skipped),
             [replace(one, model=names.get(one.model, one.model)) for one in self.landscapes],
-            {new: old for old, new in names.items()},
+            self.original | {new: self.original.get(old, old) for old, new in names.items()},
         )
 
     def write_folder(self, folder: Path) -> None:
         """Write `results.json`, and a `landscape-MODEL-CONDITION.json` a landscape.
 
-        A landscape under a control or a variation has that at its name's end. Raises
-        SettingsError if the disk refuses it.
+        A landscape under a control or a variation has that at its name's end. Those that an
+        earlier run wrote there, and this one does not, are removed.
+
+        Raises SettingsError if the disk refuses it.
         """
         with explained(folder, "as --out"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -80,14 +90,20 @@ class Run:
                 number += 1
                 name = f"{plain}-{number}.json"
             files[name] = one
+        earlier = _landscape_files(folder)
         # Killed before the end, the folder must not have new curves under old verdicts.
         (folder / RESULTS).unlink(missing_ok=True)
+        for name in earlier - files.keys():
+            (folder / name).unlink(missing_ok=True)
         for name, one in files.items():
             write_whole(folder / name, one.to_json())
         self._write(folder / RESULTS, list(files), indent=1)
 
     def write_record(self, file: Path) -> None:
-        """Write all of it into one file: what `--recorded` and `landscape report` read."""
+        """Write all of it into one file: what `--recorded` and `landscape report` read.
+
+        Raises SettingsError if the disk refuses it.
+        """
         self._write(file, [json.loads(landscape.to_json()) for landscape in self.landscapes])
 
     def _write(self, file: Path, landscapes: list[Any], indent: int | None = None) -> None:
@@ -96,6 +112,7 @@ class Run:
             "environment": self.environment,
             "claims": self.claims,
             "skipped": self.skipped,
+            "original": self.original,
             "landscapes": landscapes,
         }
         write_whole(file, json.dumps(writable(table), indent=indent, allow_nan=False) + "\n")
@@ -116,13 +133,21 @@ def read_run(path: Path) -> Run:
             name = str(file.parent / Path(one).name)
             one = read_file(file.parent / Path(one).name, WAY_OUT)
         landscapes.append(Landscape.from_table(one, name))
-    return Run(table["environment"], table["claims"], table["skipped"], landscapes)
+    return Run(
+        table["environment"],
+        table["claims"],
+        table["skipped"],
+        landscapes,
+        table.get("original", {}),
+    )
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
     """Return several runs, as `read_run` does; a model that two of them have is told by its file.
 
     Published curves keep their name: they are the same everywhere.
+
+    Raises RecordError as `read_run` does.
     """
     paths = list(dict.fromkeys(paths))
     runs = [read_run(path) for path in paths]
@@ -137,6 +162,16 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
         )
         for title, run in zip(_titles(paths), runs, strict=True)
     ]
+
+
+def _landscape_files(folder: Path) -> set[str]:
+    """Return the names of the files that an earlier run's results name, if there is one."""
+    file = folder / RESULTS
+    with suppress(RecordError):  # of another version, say: what it names is not known to be ours
+        found = check_table(read_file(file, WAY_OUT), SCHEMA, str(file), WAY_OUT, "record")
+        names = {Path(one).name for one in found["landscapes"] if isinstance(one, str)}
+        return {name for name in names if name.startswith("landscape-")}
+    return set()
 
 
 def _titles(paths: Sequence[Path]) -> list[str]:

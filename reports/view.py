@@ -15,13 +15,13 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from harness.controls import MEANING, TRAINED, kind_of
+from harness.errors import RecordError
 from harness.landscape import PUBLISHED, Landscape, read_published
 from harness.questions.categories import CATEGORIES
 from reports import figures
-from reports.run import OURS, PAPER, Run
+from reports.run import AUTHORS_CURVES, OURS, PAPER, Run
 
 TEMPLATES = Path(__file__).with_name("templates")
-CURVES = Path(__file__).with_name("published-curves.json")
 REFERENCE = "llama-3-8b"
 MARKS = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "?"}
 OVERHANG = 0.6  # of what a bar must show: how far intervals may widen it to each side
@@ -68,13 +68,15 @@ class Report:
     """What is shown of runs, side by side.
 
     models: what was measured, or the published curves if nothing else was judged.
+
+    Raises RecordError for published curves that are not the same in two runs.
     """
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self.runs = runs
         self.verdicts = {(one["claim"], one["model"]): one for run in runs for one in run.claims}
         self.skipped = {(one["claim"], one["model"]): one for run in runs for one in run.skipped}
-        self.landscapes = [one for run in runs for one in run.landscapes]
+        self.landscapes = _different(one for run in runs for one in run.landscapes)
         judged = dict.fromkeys(model for run in runs for model in run.models)
         self.published = [model for model in judged if model.startswith(PUBLISHED)]
         self.models = [model for model in judged if model not in self.published]
@@ -90,9 +92,12 @@ class Report:
 
     @cached_property
     def sections(self) -> dict[str, dict[str, str]]:
-        """Of every section: the sentence of each of its claims, by claim; other papers' last."""
+        """Of every section: the sentence of each of its claims, by claim; other papers' last.
+
+        Of a claim that two runs have, as the last of them has it.
+        """
         found: dict[str, dict[str, str]] = {}
-        for one in self._claims:
+        for one in {claim["claim"]: claim for claim in self._claims}.values():
             found.setdefault(one["section"], {})[one["claim"]] = one["sentence"]
         other = {one["section"] for one in self._claims if one["source"] not in (PAPER, OURS)}
         return dict(sorted(found.items(), key=lambda item: (item[0] in other, item[0])))
@@ -133,10 +138,25 @@ class Report:
             ),
         }
 
+    def tally_in_words(self, model: str) -> str:
+        """Return the tally of the paper's claims, and of others, as a sentence has it."""
+        count, others = self.tally(model), self.tally(model, papers=False)
+        known = count["specific"] is not None
+        specific = f" ({count['specific']} specific to learning)" if known else ""
+        stated = f" ({count['stated']} as stated beside the claim)" if count["stated"] else ""
+        return (
+            f"{count['reproduced']} of the paper's findings reproduced{specific}, "
+            f"{count['not reproduced']} not{stated}, {count['inconclusive']} inconclusive, "
+            f"{count['not judged']} not judged; of others "
+            + " ".join(f"{others[word]} {mark}" for word, mark in MARKS.items())
+        )
+
     def scale(self, claim: str) -> Scale:
         """Return the axis that all bars of a claim share."""
-        found = [one for one in self.verdicts.values() if one["claim"] == claim]
-        return Scale.over(found)
+        verdicts = self.verdicts
+        return Scale.over(
+            verdicts[claim, model] for model in self.models if (claim, model) in verdicts
+        )
 
     def beside(self, kind: str, model: str | None = None) -> list[str]:
         """Return the names of all controls, or variations, that a claim was judged under.
@@ -168,12 +188,13 @@ class Report:
     @property
     def not_measured(self) -> list[str]:
         """Controls and variations that could not be measured, and why."""
-        return [one for run in self.runs for one in run.environment["settings"]["not_measured"]]
+        said = [one for run in self.runs for one in run.environment["settings"]["not_measured"]]
+        return list(dict.fromkeys(said))
 
     def profiles(self, *quantities: str) -> str:
         """Return the panels of some quantities: every model's, and published ones beside them."""
         shown = []
-        published = list(read_published(CURVES)[REFERENCE].values())
+        published = list(read_published(AUTHORS_CURVES)[REFERENCE].values())
         sources = {model: self.own(model) for model in self.models}
         sources[f"{REFERENCE}, the authors' own curves"] = published
         for quantity in quantities:
@@ -252,7 +273,7 @@ class Report:
                     "line": one["interval"] is not None,
                     "low": scale.at(low, 0.0),
                     "high": scale.at(high, 100.0),
-                    "text": f"{number(one['effect'])}{interval(one['interval'])}",
+                    "text": value(one),
                 }
             )
         return found
@@ -286,6 +307,11 @@ def interval(bounds: Sequence[float | None] | None) -> str:
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
         return " [unbounded]"
     return f" [{number(low)}, {number(high)}]"
+
+
+def value(finding: Table) -> str:
+    """Return what came out of a finding: the effect, and its interval."""
+    return f"{number(finding['effect'])}{interval(finding['interval'])}"
 
 
 def cell(text: object) -> str:
@@ -325,6 +351,18 @@ def meanings(names: Iterable[str]) -> dict[str, str]:
     return {known: meaning for known, meaning in MEANING.items() if known in kinds}
 
 
+def _different(landscapes: Iterable[Landscape]) -> list[Landscape]:
+    """Return landscapes once each. Raises RecordError for two of one name."""
+    found: dict[tuple[str | None, ...], Landscape] = {}
+    for one in landscapes:
+        name = (one.model, one.condition, one.control, one.variation)
+        if found.setdefault(name, one) != one:
+            raise RecordError(
+                f"{one.model}, {one.condition}: two runs have other curves; show one of them"
+            )
+    return list(found.values())
+
+
 def _kind(control: str) -> str:
     return "trained" if control in TRAINED else "untrained"
 
@@ -344,6 +382,7 @@ def _pages(**options: Any) -> Environment:
     pages.filters |= {
         "number": _safe(number),
         "interval": _safe(interval),
+        "value": _safe(value),
         "mark": MARKS.__getitem__,
     }
     pages.globals |= {

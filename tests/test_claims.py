@@ -17,7 +17,7 @@ import claims
 from claims.test_two_phases import hump
 from fixtures.conditions import ACCURACY, Asked, ConditionSet
 from fixtures.contrast import Contrast
-from fixtures.verdict import Direction, Word
+from fixtures.verdict import Word
 from harness.landscape import CURVES, OVERLAP, Curve, Draw, Landscape
 
 LAYERS = tuple(range(1, 33))
@@ -150,10 +150,8 @@ def verdict(claim: str, model: Mapping[str, Landscape], asked: Asked | None = No
         at_most: float | None = None,
         magnitude: bool = False,
     ) -> None:
-        threshold = at_least if at_most is None else at_most
-        assert threshold is not None and conditions and layers
-        direction: Direction = "at least" if at_most is None else "at most"
-        contrast = Contrast(statistic, threshold, direction, magnitude)
+        assert conditions and layers
+        contrast = Contrast.of(statistic, at_least, at_most, magnitude)
         found.append(contrast.finding("model", model, asked).verdict)
 
     try:

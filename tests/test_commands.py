@@ -6,15 +6,18 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 
-from fixtures.cases import PUBLISHED, TOY, Request
-from harness.errors import SettingsError
+from fixtures.cases import TOY, Request
+from fixtures.measured import Measured
+from fixtures.plugin import _measure
+from harness.errors import ModelError, SettingsError
 from harness.landscape import read_published
 from harness.protocol import ExtractionSettings, Subset
-from reports.run import Run, read_run
+from reports.run import AUTHORS_CURVES, Run, read_run
 
 ROOT = Path(__file__).parents[1]
 MODEL, QUESTIONS = str(TOY / "model"), str(TOY / "questions")
@@ -121,12 +124,53 @@ def test_the_papers_models_are_skipped_where_there_is_no_gpu(tmp_path: Path) -> 
     done = run("pytest", "claims", "-m", "gpu", "-rs", "--out", str(tmp_path / "out"))
     assert done.returncode == 0, done.stdout
     assert "the paper's models need a GPU" in done.stdout and " passed" not in done.stdout
+    assert "nothing was judged, so no report and no record are written" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("checked", "measured", "raised", "reason"),
+    [
+        (ModelError("x: no such model"), None, pytest.skip.Exception, "no weights: x: no such"),
+        (None, torch.OutOfMemoryError("of 80 GiB"), pytest.skip.Exception, "GPU's memory is full"),
+        (None, ModelError("x: is damaged"), ModelError, "damaged"),  # it was there
+        (None, RuntimeError("a bug"), RuntimeError, "a bug"),
+    ],
+)
+def test_a_paper_model_is_skipped_where_this_machine_cannot_have_it(
+    checked: Exception | None,
+    measured: Exception | None,
+    raised: type[BaseException],
+    reason: str,
+) -> None:
+    def fail(error: Exception | None) -> Measured:
+        if error:
+            raise error
+        return Measured()
+
+    case = Mock(paper_model=True, check=lambda: fail(checked), landscapes=lambda: fail(measured))
+    with pytest.raises(raised, match=reason):
+        _measure(case)
+    if measured:
+        case.paper_model = False
+        with pytest.raises(type(measured), match=str(measured)):
+            _measure(case)
+
+
+def test_an_exception_that_no_longer_holds_fails(tmp_path: Path) -> None:
+    # Curves of a model that has the finding, under the name of one of which it is stated not to.
+    curves = json.loads((ROOT / "reports" / "published-curves.json").read_text())["models"]
+    file = tmp_path / "curves.json"
+    file.write_text(json.dumps({"models": {"llama-2-7b": curves["llama-3-8b"]}}))
+    claims = ["--claim", "two-phases-id", "--out", str(tmp_path / "out")]
+    done = run("pytest", "claims", "--published", str(file), *claims)
+    assert done.returncode == 1, done.stdout
+    assert "stated exception no longer holds (the paper sees no ID peak in Llama" in done.stdout
 
 
 def test_exceptions_stay_with_a_model_of_the_paper_in_its_record(
     tmp_path: Path,
 ) -> None:
-    given = read_published(PUBLISHED)["llama-2-7b"]
+    given = read_published(AUTHORS_CURVES)["llama-2-7b"]
     for name, stated in (("Llama-2-7b-hf", 0), ("my-llama", 1)):
         record = tmp_path / f"{name}.json"
         own = [replace(one, model=name) for one in given.values()]
@@ -158,6 +202,9 @@ def test_the_command_that_repeats_a_claim_writes_no_record(tmp_path: Path) -> No
     (command,) = {line for line in done.stdout.splitlines() if "repeat:" in line and "late" in line}
     repeated = shlex.split(command.split("repeat:")[1])
     assert repeated == ["pytest", *given, "--claim", "answers-late"]
+    done = run("pytest", *given, "--claim=hierarchy", "--claim", "answers-late")
+    (command,) = {line for line in done.stdout.splitlines() if "repeat:" in line}
+    assert shlex.split(command.split("repeat:")[1]) == repeated
 
 
 def test_a_record_is_judged_as_what_was_measured(tmp_path: Path) -> None:
@@ -186,7 +233,7 @@ def test_a_record_is_judged_as_what_was_measured(tmp_path: Path) -> None:
 
 
 def test_a_record_keeps_curves_that_are_not_here_already(tmp_path: Path) -> None:
-    papers = read_published(PUBLISHED)["llama-3-8b"]
+    papers = read_published(AUTHORS_CURVES)["llama-3-8b"]
     own = [replace(one, model="mine") for one in papers.values()]
     theirs = [replace(one, model="published:theirs") for one in papers.values()]
     environment = {"settings": {"not_measured": [], "command": "", "device": "cpu"}, "versions": {}}
@@ -203,7 +250,7 @@ def test_two_records_may_not_have_other_curves_under_one_published_name(tmp_path
     environment = {"settings": {"not_measured": [], "command": "", "device": "cpu"}, "versions": {}}
     files = []
     for model in ("llama-3-8b", "mistral-7b", "llama-3-8b"):
-        curves = read_published(PUBLISHED)[model].values()
+        curves = read_published(AUTHORS_CURVES)[model].values()
         files.append(tmp_path / f"{len(files)}.json")
         theirs = [replace(one, model="published:theirs") for one in curves]
         Run(environment, [], [], theirs).write_record(files[-1])

@@ -19,6 +19,7 @@ from transformers import (
 from fixtures.cases import TOY
 from harness.errors import ModelError
 from harness.extraction import extract
+from harness.extraction.cache_budget import cache_tokens
 from harness.extraction.capture import blocks_of, capturing, site_modules
 from harness.models import load_model
 from harness.protocol import Budgets, ExtractionSettings
@@ -122,6 +123,21 @@ def test_the_last_block_computes_its_mlp_for_kept_tokens_only(toy: PreTrainedMod
         found.layers[len(layers)], torch.stack(expected), rtol=1e-4, atol=1e-4
     )
     assert "forward" not in vars(layers[-1].mlp)
+
+
+def test_the_cache_takes_a_quarter_of_a_device_and_leaves_the_weights_their_room(
+    toy: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = sum(one.numel() * 4 for one in toy.parameters())
+    token = 2 * 4 * 8 * 2 * 32  # keys and values of 8 layers, 2 heads of 32 float32 numbers
+    for memory, tokens in (
+        (weights + 20 * token, 10),
+        (16 * weights, 4 * weights // token),
+        (10**15, 65536),
+        (weights, 1),
+    ):
+        monkeypatch.setattr("harness.extraction.cache_budget.memory", lambda _, m=memory: m)
+        assert cache_tokens(toy) == tokens
 
 
 def test_norm2_is_the_norm_of_the_residual_after_attention(toy: PreTrainedModel) -> None:

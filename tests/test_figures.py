@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from harness.controls import null_controls
 from harness.geometry.interval import interval_of
 from harness.landscape import OVERLAP, Draw, Tree
 from reports import figures
@@ -34,6 +35,17 @@ def test_a_label_is_where_its_line_ends() -> None:
         shown = axis.transAxes.transform(text.get_position())[1]
         end = axis.transData.transform((1, one.curves[OVERLAP][-1]))[1]
         assert shown == pytest.approx(end, abs=1)
+
+
+def test_lines_of_a_panel_have_colors_of_their_own() -> None:
+    few = [replace(landscape("0-shot"), condition=f"{shots}-shot") for shots in (0, 2, 3, 4, 8)]
+    lines = figures.profile(few, "core_fraction").axes[0].lines
+    assert len({line.get_color() for line in lines}) == 5
+    controls = {name: few[0] for name in null_controls(4)}
+    axis = figures.under_controls(few[1], controls).axes[0]
+    colors = {text.get_text(): text.get_color() for text in axis.texts}
+    assert colors["random-weights-0"] == colors["random-weights-3"]
+    assert len(set(colors.values())) == len(controls) - 3 + 1
 
 
 def test_a_category_has_one_color_everywhere() -> None:

@@ -327,3 +327,7 @@ def test_only_what_reads_text_learns() -> None:
     adapted = with_lora(model, FineTuning(rank=2))
     learning = [name for name, one in adapted.named_parameters() if one.requires_grad]
     assert learning and not [name for name in learning if "language_model" not in name]
+    # accelerate looks for all that FSDP is told to wrap, and the pictures' family has more.
+    wrapped = set(AnswerModel(adapted.get_base_model())._no_split_modules)
+    assert "Gemma3DecoderLayer" in wrapped
+    assert wrapped <= {type(module).__name__ for module in model.modules()}

@@ -112,7 +112,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_folder_is_measured_in_the_order_of_its_layers(folder: Path) -> None:
-    landscape, layers = measure_folder(folder, folder.parent / "labels.csv", GeometrySettings(), 2)
+    settings = GeometrySettings(draws=2)
+    landscape, layers = measure_folder(folder, folder.parent / "labels.csv", settings)
     assert landscape.layer == (1, 2, 10) and landscape.subjects == 4
     for number, curve in zip((1, 2, 10), landscape.curves["intrinsic_dimension"], strict=True):
         assert (
@@ -122,6 +123,9 @@ def test_a_folder_is_measured_in_the_order_of_its_layers(folder: Path) -> None:
             ]
         )
     assert [len(layer.subsamples) for layer in layers] == [2, 2, 2]
+    assert [draw.curves["core_fraction"] for draw in landscape.draws] == [
+        tuple(layer.subsamples[number]["core_fraction"] for layer in layers) for number in (0, 1)
+    ]
 
 
 def test_the_command_writes_a_landscape_and_prints_intervals(folder: Path) -> None:
@@ -132,7 +136,9 @@ def test_the_command_writes_a_landscape_and_prints_intervals(folder: Path) -> No
         [*command, "--subsamples", "3"], cwd=ROOT, capture_output=True, text=True, timeout=100
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(out.read_text())["curves"]["density_peaks"] == [4.0] * 3
+    written = json.loads(out.read_text())
+    assert written["curves"]["density_peaks"] == [4.0] * 3
+    assert len(written["draws"]) == written["origin"]["GeometrySettings"]["draws"] == 3
     assert len(done.stdout.splitlines()) == 39 and "ari_subjects" in done.stdout
     done = subprocess.run([*command, "--condition", "mine"], cwd=ROOT, timeout=100)
     assert json.loads(out.read_text())["condition"] == "mine" and done.returncode == 0
@@ -258,11 +264,11 @@ def test_the_overlap_of_a_draw_is_that_of_its_points_alone(size: int) -> None:
     one = rng.normal(size=(size, 6))
     other = one + rng.normal(size=(size, 6))
     k, draws = 30, draw_subsamples(size, 3, 0.8)
-    ((whole, parts),) = measure_overlap([1], lambda _: one, lambda _: other, labels(size), k, draws)
+    ((whole, parts),) = measure_overlap([1], lambda _: one, lambda _: other, k, draws)
 
     def alone(rows: slice | np.ndarray) -> float:
         near = (nearest_neighbors(points[rows], k) for points in (one, other))
-        return representation_overlap(*near, ["x"] * len(one[rows]), k).mean
+        return float(representation_overlap(*near, k).mean())
 
     assert whole == alone(slice(None))
     assert parts == [alone(rows) for rows in draws]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fixtures.cases import PUBLISHED, TOY
+from fixtures.cases import TOY
 from fixtures.verdict import decide
 from harness.errors import RecordError
 from harness.geometry.interval import interval_of
@@ -21,15 +21,22 @@ from harness.names import dataset_name
 from harness.pipeline import Experiment
 from harness.protocol import PromptFormat, Subset
 from harness.store import Store
+from reports.run import AUTHORS_CURVES
 
+POSITIVE = ("intrinsic_dimension", "density_peaks")
 VALUES = st.floats(allow_infinity=False, allow_nan=True)
 
 
 @given(values=st.lists(VALUES, min_size=1, max_size=9), accuracy=st.none() | st.floats(0, 1))
 def test_a_landscape_round_trips_through_json(values: list[float], accuracy: float | None) -> None:
     layers = tuple(range(1, len(values) + 1))
-    curves = dict.fromkeys(CURVES, tuple(values))
-    draws = (Draw(curves, accuracy), Draw(dict.fromkeys(CURVES, tuple(values[::-1]))))
+
+    def over(some: list[float]) -> dict[str, tuple[float, ...]]:
+        above = tuple(abs(value) or 1.0 for value in some)
+        return dict.fromkeys(CURVES, tuple(some)) | dict.fromkeys(POSITIVE, above)
+
+    curves = over(values)
+    draws = (Draw(curves, accuracy), Draw(over(values[::-1])))
     made = Landscape("m", "0-shot", layers, curves, 3, accuracy, draws=draws)
     read = Landscape.from_json(made.to_json())
     assert read.to_json() == made.to_json()
@@ -77,8 +84,8 @@ def test_curves_by_depth() -> None:
 
 
 def test_published_curves_are_read_as_they_stand() -> None:
-    published = json.loads(PUBLISHED.read_text())["models"]
-    read = read_published(PUBLISHED)
+    published = json.loads(AUTHORS_CURVES.read_text())["models"]
+    read = read_published(AUTHORS_CURVES)
     assert set(read) == set(published) and len(read) == 5
     for model, conditions in read.items():
         for name, landscape in conditions.items():

@@ -4,7 +4,7 @@ from hashlib import sha256
 
 import numpy as np
 
-from harness.protocol import PromptFormat, Subset, cache_key
+from harness.protocol import FineTuning, PromptFormat, Subset, cache_key
 from harness.questions import Question, build_prompt
 
 ASKED = Question("  What is 2 + 2? ", (" 3", "4 ", "5", "22"), 1, "abstract_algebra", 7)
@@ -67,6 +67,11 @@ def test_a_key_is_the_digest_of_every_setting_also_of_those_that_are_not_given()
     whole = """[{"Subset":{"leave_out":null,"per_subject":2,"rows":null,"seed":42,\
 "split":"test","without":null}}]"""
     assert cache_key(Subset(per_subject=2)) == sha256(whole.encode()).hexdigest()
+
+
+def test_a_whole_number_has_one_key_however_it_is_written() -> None:
+    assert cache_key(FineTuning(alpha=16.0)) == cache_key(FineTuning(alpha=16))
+    assert cache_key(FineTuning(alpha=16.5)) != cache_key(FineTuning(alpha=16))
 
 
 def test_two_shot_prompt_in_kept_order() -> None:

@@ -12,7 +12,7 @@ import pytest
 from harness.errors import RecordError
 from harness.landscape import PUBLISHED
 from reports.run import read_run, read_runs
-from reports.view import Report, interval, number
+from reports.view import Report, value
 
 ROOT = Path(__file__).parents[1]
 RECORDS = sorted((ROOT / "reports" / "recorded").glob("*.json"))
@@ -52,6 +52,10 @@ def _numbers(finding: dict[str, Any]) -> list[float]:
     return [math.nan if one is None else one for one in found]
 
 
+def _settings(path: Path) -> Any:
+    return read_run(path).environment["settings"]
+
+
 def test_there_are_records_and_they_hold_no_representations() -> None:
     assert RECORDS
     for file in RECORDS:
@@ -69,7 +73,7 @@ def test_the_gallery_shows_the_records() -> None:
     for run in read_runs(RECORDS):
         for one in run.claims:
             measured = not one["model"].startswith(PUBLISHED)
-            assert not measured or f"{number(one['effect'])}{interval(one['interval'])}" in page
+            assert not measured or value(one) in page
     assert len(page) < 5_000_000
 
 
@@ -78,13 +82,15 @@ def test_two_records_are_judged_and_shown_side_by_side(tmp_path: Path) -> None:
     files = [tmp_path / "first.json", tmp_path / "second.json"]
     for file in files:
         file.write_text(json.dumps(text))
-    model = read_run(RECORDS[0]).landscapes[0].model
+    both, model = str(tmp_path / "both.json"), read_run(RECORDS[0]).landscapes[0].model
     command = [sys.executable, "-m", "pytest", "claims", "--out", str(tmp_path / "out")]
     for file in files:
         command += ["--recorded", str(file)]
     alone = [*command[:3], "claims", "--recorded", str(RECORDS[0]), "--out", str(tmp_path / "one")]
     status = subprocess.run(alone, cwd=ROOT, capture_output=True, timeout=300).returncode
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [*command, "--record", both], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == status, done.stdout  # exceptions are known by the first name
     words = [
         [
@@ -94,8 +100,13 @@ def test_two_records_are_judged_and_shown_side_by_side(tmp_path: Path) -> None:
         for name in ("one", "out")
     ]
     assert sorted(words[1]) == sorted(words[0] * 2)
+    # And so they are when both are in one record.
+    again = [*command[:4], "--recorded", both, "--out", str(tmp_path / "again")]
+    done = subprocess.run(again, cwd=ROOT, capture_output=True, timeout=300)
+    assert done.returncode == status
+    assert _settings(tmp_path / "again")["recorded"] == _settings(tmp_path / "out")["recorded"]
     # What the record says of its making is kept.
-    settings = read_run(tmp_path / "one").environment["settings"]
+    settings = _settings(tmp_path / "one")
     kept = read_run(RECORDS[0]).environment
     kept = kept["settings"].get("recorded", {}).get(model, kept)
     assert settings["recorded"] == {model: kept} and "recorded" not in kept["settings"]

@@ -125,6 +125,53 @@ def test_models_of_one_name_are_told_by_their_files(run: Run, tmp_path: Path) ->
     assert Report(read_runs([files[0], files[0]])).models == ["small"]
 
 
+def test_a_model_keeps_its_first_name_however_often_it_is_recorded(
+    run: Run, tmp_path: Path
+) -> None:
+    settings = run.environment["settings"] | {"recorded": {"small": run.environment}}
+    first = replace(run, environment=run.environment | {"settings": settings})
+    files = [tmp_path / name for name in ("a.json", "b.json", "both.json")]
+    for file in files[:2]:
+        first.write_record(file)
+    one, other = read_runs(files[:2])
+    assert one.environment["settings"]["recorded"] == {"small (a)": run.environment}
+    landscapes = [*one.landscapes, *other.landscapes]
+    original = one.original | other.original
+    replace(one, landscapes=landscapes, original=original).write_record(files[2])
+    (again,) = read_runs(files[2:])
+    assert again.original == {"small (a)": "small", "small (b)": "small"}
+    assert again.renamed({"small (a)": "mine"}).original["mine"] == "small"
+
+
+def test_curves_of_an_earlier_run_do_not_stay_in_the_folder(run: Run, tmp_path: Path) -> None:
+    mine = tmp_path / "landscape-mine.json"  # of `landscape measure`, say
+    mine.write_text("{}")
+    run.write_folder(tmp_path)
+    replace(run, landscapes=run.landscapes[:1]).write_folder(tmp_path)
+    kept = {file.name for file in tmp_path.glob("landscape-*.json")}
+    assert kept == {"landscape-small-0-shot.json", mine.name}
+
+
+def test_what_two_runs_both_have_is_shown_once(run: Run) -> None:
+    theirs = [landscape(name, "published:theirs") for name in ("0-shot", "5-shot")]
+    here = replace(run, landscapes=theirs, claims=[verdict("one", "published:theirs")], skipped=[])
+    moved = verdict("one", "published:theirs", section="Section 2: newer.")
+    report = Report([here, replace(here, claims=[moved])])
+    assert len(report.measured()) == 2
+    assert report.sections == {"Section 2: newer.": {"one": "The finding one."}}
+    other = [replace(one, accuracy=0.1) for one in theirs]
+    with pytest.raises(RecordError, match="published:theirs, 0-shot: two runs have other curves"):
+        Report([here, replace(here, landscapes=other)])
+
+
+def test_an_axis_is_not_stretched_by_what_is_not_on_it(run: Run) -> None:
+    far = verdict("one", "published:big", effect=90.0, interval=None)
+    claims = [*run.claims[:-1], far]
+    report = Report([replace(run, claims=claims)])
+    assert report.published == ["published:big"]
+    assert report.scale("one") == Report([replace(run, claims=run.claims[:-1])]).scale("one")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

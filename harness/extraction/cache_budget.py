@@ -8,19 +8,25 @@ import torch
 from transformers import PreTrainedModel
 
 MOST_TOKENS = 65536
-SHARE = 0.25  # of the device's memory; of all of it, so that the same run is the same again
+# Of a device's memory, and of what the weights leave of it. Not of what is free at the moment: the
+# same run is to be the same again.
+SHARE, SHARE_OF_REST = 0.25, 0.5
 
 
 def cache_tokens(model: PreTrainedModel) -> int:
-    """Return how many tokens' keys and values a quarter of the model's device holds, 65536 at most.
+    """Return how many tokens' keys and values are held, 65536 at most.
 
-    A model that is spread over devices has a part of them on each: fewer than would fit.
+    They take a quarter of the model's device at most, and half of what its weights leave there. A
+    model that is spread over devices has a part of them on each: fewer than would fit.
     """
     config = model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     token: int = 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize  # bytes
-    return max(1, min(MOST_TOKENS, int(SHARE * memory(model.device)) // token))
+    whole = memory(model.device)
+    weights = sum(one.nbytes for one in model.parameters() if one.device == model.device)
+    room = min(SHARE * whole, SHARE_OF_REST * (whole - weights))
+    return max(1, min(MOST_TOKENS, int(room) // token))
 
 
 def memory(device: torch.device) -> int:

@@ -60,7 +60,10 @@ def _norms_outputs_only(block: nn.Module) -> bool:
 def blocks_of(model: PreTrainedModel) -> nn.ModuleList:
     """Return the decoder's blocks. Raises ModelError for a model that names them otherwise."""
     blocks = _child(model.get_decoder(), BLOCKS)
-    assert isinstance(blocks, nn.ModuleList)
+    if not isinstance(blocks, nn.ModuleList):
+        raise ModelError(
+            f"{type(model).__name__}: its blocks are no list; this architecture is not known"
+        )
     return blocks
 
 

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from harness.extraction.cache_budget import cache_tokens
 from harness.extraction.capture import capturing, site_modules
 from harness.extraction.forward import Forward, forward_of
+from harness.extraction.indices import Indices
 from harness.extraction.last_tokens import last_tokens_only
 from harness.extraction.packed_weights import packed_weights
 from harness.extraction.prefix_tree import LEAST_SAVING, Node, build_tree, walk
@@ -159,8 +160,9 @@ def _extract_shard(
     for nodes in walk(
         roots, work.pass_tokens, work.cached_tokens, work.pass_prompts, padded=not forward.shares
     ):
-        places = forward.places(nodes)
-        ends = places[torch.tensor([len(node.tokens) for node in nodes]).cumsum(0) - 1]
+        all_places = forward.places(nodes)
+        last = torch.tensor([len(node.tokens) for node in nodes]).cumsum(0) - 1
+        places, ends = Indices(all_places), Indices(all_places[last])
         taken: dict[int, Tensor] = {}
 
         def reduce(
@@ -168,21 +170,21 @@ def _extract_shard(
             output: Tensor,
             *,
             nodes: list[Node] = nodes,
-            places: Tensor = places,
-            ends: Tensor = ends,
+            places: Indices = places,
+            ends: Indices = ends,
             taken: dict[int, Tensor] = taken,
         ) -> None:
             states = output.flatten(0, 1)  # on the device of its layer, which may not be the first
             if settings.reduction == "last":
-                taken[layer] = states[ends.to(states.device)]
+                taken[layer] = states[ends.on(states.device)]
             else:
-                taken[layer] = _means(nodes, states[places.to(states.device)], layer)
+                taken[layer] = _means(nodes, states[places.on(states.device)], layer)
 
         if work.keep:
-            work.keep(ends)
+            work.keep(all_places[last])
         with capturing(modules, reduce):
             states = forward(nodes).flatten(0, 1)
-        states = states[ends.to(states.device)]
+        states = states[ends.on(states.device)]
         done = [row for node in nodes for row in node.rows]
         if not done:
             continue

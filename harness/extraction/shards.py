@@ -41,7 +41,7 @@ class Representations:
     letter_logits: Tensor
 
     def save(self, file: Path) -> None:
-        """Write `file` so that it is there whole or not at all."""
+        """Write `file` so that it is there whole or not at all. Raises OSError if it cannot."""
         tensors = {_layer_name(layer): states for layer, states in self.layers.items()}
         tensors |= {"rows": self.rows, "letter_logits": self.letter_logits}
         write_with(file, partial(save_file, tensors, metadata={DIGEST: _digest(tensors)}))
@@ -118,12 +118,18 @@ def saved_layers(folder: Path) -> list[int]:
 
 
 def read_layer(folder: Path, layer: int) -> Tensor:
-    """Return the (N, width) representations of `layer`, a row a prompt. Raises RecordError."""
+    """Return the (N, width) representations of `layer`, a row a prompt.
+
+    Raises RecordError where the folder's shards have not every prompt once.
+    """
     return _read(folder, _layer_name(layer))
 
 
 def read_letter_logits(folder: Path) -> Tensor:
-    """Return the (N, 4) letter logits, a row a prompt. Raises RecordError."""
+    """Return the (N, 4) letter logits, a row a prompt.
+
+    Raises RecordError as `read_layer` does.
+    """
     return _read(folder, "letter_logits")
 
 

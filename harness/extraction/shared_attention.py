@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from harness.extraction.indices import Indices
 from harness.extraction.prefix_tree import Node
 
 IMPLEMENTATION = "shared_prefix"
@@ -56,32 +57,31 @@ class Bundle:
         return len(self.lengths) * self.padded_length <= MOST_PADDING * sum(self.lengths)
 
     @cached_property
-    def _kept(self) -> Tensor:
+    def _kept(self) -> Indices:
         """Where the tokens are in the flattened stack, (n,)."""
         length = self.padded_length
-        return torch.cat(
-            [torch.arange(size) + run * length for run, size in enumerate(self.lengths)]
-        )
+        runs = [torch.arange(size) + run * length for run, size in enumerate(self.lengths)]
+        return Indices(torch.cat(runs))
 
     @cached_property
-    def _padded(self) -> Tensor:
+    def _padded(self) -> Indices:
         """Which token is at each place of the flattened stack; padding is the first one."""
         places = torch.zeros(len(self.lengths) * self.padded_length, dtype=torch.long)
-        places[self._kept] = torch.arange(sum(self.lengths))
-        return places
+        places[self._kept.on(places.device)] = torch.arange(sum(self.lengths))
+        return Indices(places)
 
     def stack(self, states: Tensor) -> Tensor:
         """(heads, n, width) -> (runs, heads, length, width); the padding follows the tokens."""
         if len(self.lengths) == 1:
             return states.unsqueeze(0)
-        rows = states.transpose(0, 1)[self._padded.to(states.device)]
+        rows = states.transpose(0, 1)[self._padded.on(states.device)]
         return rows.view(len(self.lengths), -1, *rows.shape[1:]).transpose(1, 2)
 
     def unstack(self, states: Tensor) -> Tensor:
         """(runs, heads, length, ...) -> (heads, n, ...)."""
         if len(self.lengths) == 1:
             return states.squeeze(0)
-        rows = states.transpose(1, 2).flatten(0, 1)[self._kept.to(states.device)]
+        rows = states.transpose(1, 2).flatten(0, 1)[self._kept.on(states.device)]
         return rows.transpose(0, 1)
 
 
@@ -130,6 +130,21 @@ class PackedBatch:
         """The place of every token in its prompt, (N,)."""
         return torch.cat([torch.arange(node.start, node.end) for node in self.nodes])
 
+    @cached_property
+    def _biases(self) -> dict[tuple[object, ...], Tensor | None]:
+        return {}
+
+    def window_bias(self, prefix: Node, place: slice, window: int, like: Tensor) -> Tensor | None:
+        """Return what a sliding window adds to the scores (n, m) of one of `groups`, if it does.
+
+        like: has the dtype and the device.
+        """
+        key = place.start, window, like.dtype, like.device
+        if key not in self._biases:
+            queries, keys = self.positions[place], torch.arange(prefix.end)
+            self._biases[key] = _window_bias(queries, keys, window, like)
+        return self._biases[key]
+
 
 def attend(
     module: nn.Module,
@@ -173,10 +188,7 @@ def attend(
             torch.cat([node.held[what, layer] for node in prefix.path], dim=1)
             for what in ("keys", "values")
         )
-        bias = None
-        if sliding_window:
-            seen = torch.arange(prefix.end)
-            bias = _window_bias(packed.positions[place], seen, sliding_window, q)
+        bias = packed.window_bias(prefix, place, sliding_window, q) if sliding_window else None
         before, before_lse = _prefix_part(q[:, place], keys, values, scale, bias)
         share = torch.sigmoid(before_lse - own_lse[:, place]).unsqueeze(-1)
         # In place, and rounded to the dtype only as the sum itself is: a pass less over the states.
@@ -274,7 +286,8 @@ def _window_bias(queries: Tensor, keys: Tensor, window: int, like: Tensor) -> Te
     """Return what to add to the scores (n, m) for a sliding window; None where it hides nothing."""
     if int(queries.max()) - int(keys.min()) < window:
         return None
-    return _bias(queries[:, None] - keys >= window, like.dtype).to(like.device)
+    queries, keys = queries.to(like.device), keys.to(like.device)
+    return _bias(queries[:, None] - keys >= window, like.dtype)
 
 
 def _bias(hidden: Tensor, dtype: torch.dtype) -> Tensor:

@@ -75,7 +75,9 @@ class AnswerModel(nn.Module):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
-        self._no_split_modules = model._no_split_modules  # what FSDP wraps
+        # What FSDP wraps. Of a model's family some may not be in it, which accelerate refuses.
+        present = {type(module).__name__ for module in model.modules()}
+        self._no_split_modules = sorted(present.intersection(model._no_split_modules or ()))
 
         def answers_only(head: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor]:
             (states,) = arguments

@@ -47,8 +47,9 @@ class Neighbors:
 def first_identical(points: Points) -> NDArray[np.int64]:
     """Return, for each of (N, D) points, the row number of the first row that is identical.
 
-    Rows are compared whole only where a sum over their bits, taken modulo 2^64, is the same. The
-    paper's repository drops exact duplicates too (analysis/utils.py).
+    Rows are compared whole only where a sum over their bits, taken modulo 2^64, is the same.
+
+    Source: the paper's repository, which drops exact duplicates too (analysis/utils.py).
     """
     cloud = torch.as_tensor(points)
     candidates: dict[int, list[int]] = {}
@@ -80,6 +81,7 @@ def nearest_neighbors(
     computed, and nothing is held that grows with N^2.
 
     Raises GeometryError for fewer than two points, or values that are not finite.
+    Source: what DADApy's `compute_distances` gives.
     """
     cloud = torch.as_tensor(points)
     total = len(cloud)

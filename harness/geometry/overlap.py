@@ -1,4 +1,4 @@
-"""Neighbourhoods compared with labels, and with the neighbourhoods of another representation."""
+"""Neighbourhoods compared with labels, and with those of another representation."""
 
 from __future__ import annotations
 
@@ -21,11 +21,6 @@ class Overlap:
 
     points: NDArray[np.float64]
     labels: NDArray[np.str_]
-
-    @property
-    def mean(self) -> float:
-        """The mean over all points."""
-        return float(self.points.mean())
 
     @property
     def by_label(self) -> dict[str, float]:
@@ -59,10 +54,8 @@ def label_overlap(
     return Overlap(near.sum(axis=1) / k, names)
 
 
-def representation_overlap(
-    one: Neighbors, other: Neighbors, labels: Sequence[str], k: int = 30
-) -> Overlap:
-    """Return the share of each point's k nearest neighbours that two representations share.
+def representation_overlap(one: Neighbors, other: Neighbors, k: int = 30) -> NDArray[np.float64]:
+    """Return the (N,) shares, 0 to 1, of each point's k nearest neighbours that both have.
 
     one, other: of the same N points in the same order.
 
@@ -78,7 +71,8 @@ def representation_overlap(
     _check(other, k)
     both = np.concatenate([one.indices[:, 1 : k + 1], other.indices[:, 1 : k + 1]], axis=1)
     both.sort(axis=1)
-    return Overlap((both[:, 1:] == both[:, :-1]).sum(axis=1) / k, np.asarray(labels))
+    shares: NDArray[np.float64] = (both[:, 1:] == both[:, :-1]).sum(axis=1) / k
+    return shares
 
 
 def _check(neighbors: Neighbors, k: int) -> None:

@@ -72,6 +72,7 @@ def test_what_computes_nothing_does_not_wait_for_torch() -> None:
         (["--store", "/proc/nowhere/store", "--claim", "answers-late"], "/proc/nowhere"),
         (["--epochs", "2"], "--preset and --epochs need --fine-tune"),
         (["--train-from-test", "0"], "--train-from-test is 0; give 1 or more"),
+        (["--cache-budget", "0"], "--cache-budget is 0; give 1 or more"),
         (["--control", "no-such"], "unknown control 'no-such'; choose from random-weights, embed"),
         (["--fine-tune", "--epochs", "0"], "--epochs is 0; give 1 or more"),
         (["--fine-tune", "--preset", "9b", "--model", MODEL], "unknown preset '9b'"),

@@ -9,7 +9,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from transformers import PreTrainedModel
@@ -24,9 +23,7 @@ from harness.controlled import control_landscapes
 from harness.controls import null_controls
 from harness.errors import DatasetError, ModelError
 from harness.extraction.shards import read_layer
-from harness.geometry.agreement import majority_share, pure_share
 from harness.landscape import Landscape
-from harness.measurement import Labels, measure_layer
 from harness.models import load_model
 from harness.pipeline import Experiment
 from harness.protocol import Control, ExtractionSettings, GeometrySettings, PromptFormat, Subset
@@ -199,42 +196,6 @@ def test_a_share_of_what_shuffled_labels_agree_with_says_nothing() -> None:
     assert replace(found, controls=(*found.controls, straddling)).specificity == "inconclusive"
 
 
-def test_pure_clusters_are_counted_by_hand() -> None:
-    # Of 5 of one label; of 4 of 5, which is not more than 0.8; of 2 and 2.
-    assignment = np.array([0] * 5 + [1] * 5 + [2] * 4)
-    labels = [*"aaaaa", *"bbbba", *"ccbb"]
-    assert pure_share(assignment, labels) == pytest.approx(1 / 3)
-    assert pure_share(assignment, labels, 0.79) == pytest.approx(2 / 3)
-
-
-def test_the_large_clusters_points_of_their_main_label_are_counted_by_hand() -> None:
-    # Of 5 points 4, of 3 two, of 1 one, of 2 two.
-    assignment = np.array([0] * 5 + [1] * 3 + [2] + [3] * 2)
-    labels = [*"aaaab", *"bbc", "a", *"cc"]
-    assert majority_share(assignment, labels) == pytest.approx(9 / 11)
-    assert majority_share(assignment, labels, 3) == pytest.approx(8 / 11)
-    assert majority_share(assignment, labels, 2) == pytest.approx(6 / 11)
-    assert majority_share(np.zeros(11, dtype=np.int64), labels) == pytest.approx(5 / 11)
-
-
-def test_kindred_subjects_join_first() -> None:
-    rng = np.random.default_rng(2)
-    subjects = [f"{kin}{number}" for kin in "abcd" for number in range(3)]
-    far = {kin: rng.normal(size=4) * 12 for kin in "abcd"}
-    middles = [far[name[0]] + rng.normal(size=4) * 3 for name in subjects]
-    points = np.concatenate([middle + rng.normal(size=(60, 4)) for middle in middles])
-    named = [name for name in subjects for _ in range(60)]
-    labels = Labels(named, ["A"] * len(named), {name: name[0] for name in subjects})
-    settings = GeometrySettings(z=0.5)
-    found = measure_layer(torch.from_numpy(points), labels, settings)
-    assert found.values["kindred"] > found.values["kindred_by_chance"]
-    assert found.tree is not None and set(found.tree.labels) <= set(subjects)
-    assert len(found.tree.labels) == found.values["density_peaks"]
-    unknown = replace(labels, categories={})
-    values = measure_layer(torch.from_numpy(points), unknown, settings).values
-    assert math.isnan(values["kindred"])
-
-
 def test_a_variation_changes_one_thing_of_what_is_measured(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,6 +244,12 @@ def test_a_record_keeps_controls_variations_and_trees_apart(
     assert list(read.controls) == ["embeddings"] and list(read.variations) == ["Z 0"]
 
 
+def models() -> set[int]:
+    """What tells the models in memory from each other."""
+    gc.collect()
+    return {id(one) for one in gc.get_objects() if isinstance(one, PreTrainedModel)}
+
+
 def test_a_control_whose_prompts_are_too_long_is_left_out_with_the_reason(tmp_path: Path) -> None:
     model = shutil.copytree(TOY / "model", tmp_path / "short")
     questions = str(TOY / "questions")
@@ -303,11 +270,12 @@ def test_a_control_whose_prompts_are_too_long_is_left_out_with_the_reason(tmp_pa
     (model / "config.json").write_text(json.dumps(config))
     (case,) = request.cases()
     case.check()
+    before = models()
     measured = case.landscapes()
     assert set(measured.own) == {"0-shot", "1-shot"} and not measured.controls
     assert f"takes {longest()} tokens" in measured.failed["mixed-shots"]
     # The case is kept to the session's end, and the next one's model must have room.
-    assert not [one for one in gc.get_objects() if isinstance(one, PreTrainedModel)]
+    assert models() == before
     config["max_position_embeddings"] -= 1
     (model / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match=f"short: takes {longest() - 1} tokens, and prompt"):

@@ -13,7 +13,12 @@ from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, hom
 from fixtures.cases import TOY
 from harness.errors import GeometryError
 from harness.extraction.shards import read_layer, saved_layers
-from harness.geometry.agreement import adjusted_rand_index, agreement
+from harness.geometry.agreement import (
+    adjusted_rand_index,
+    agreement,
+    majority_share,
+    pure_share,
+)
 from harness.geometry.density import knn_density, pak_density
 from harness.geometry.density_peaks import DensityPeaks, density_peaks
 from harness.geometry.hierarchy import Dendrogram, category_agreement, dendrogram
@@ -255,6 +260,24 @@ def test_a_permutation_null_tells_agreement_from_chance() -> None:
     assert abs(same.adjusted_mutual_information.null.mean()) < 0.02
     chance = agreement(np.random.default_rng(1).integers(3, size=90), labels, permutations=99)
     assert chance.adjusted_rand_index.p_value > 0.05
+
+
+def test_pure_clusters_are_counted_by_hand() -> None:
+    # Of 5 of one label; of 4 of 5, which is not more than 0.8; of 2 and 2.
+    assignment = np.array([0] * 5 + [1] * 5 + [2] * 4)
+    labels = [*"aaaaa", *"bbbba", *"ccbb"]
+    assert pure_share(assignment, labels) == pytest.approx(1 / 3)
+    assert pure_share(assignment, labels, 0.79) == pytest.approx(2 / 3)
+
+
+def test_the_large_clusters_points_of_their_main_label_are_counted_by_hand() -> None:
+    # Of 5 points 4, of 3 two, of 1 one, of 2 two.
+    assignment = np.array([0] * 5 + [1] * 3 + [2] + [3] * 2)
+    labels = [*"aaaab", *"bbc", "a", *"cc"]
+    assert majority_share(assignment, labels) == pytest.approx(9 / 11)
+    assert majority_share(assignment, labels, 3) == pytest.approx(8 / 11)
+    assert majority_share(assignment, labels, 2) == pytest.approx(6 / 11)
+    assert majority_share(np.zeros(11, dtype=np.int64), labels) == pytest.approx(5 / 11)
 
 
 def peaks_with_saddles(log_saddle: list[list[float]], assignment: list[int]) -> DensityPeaks:

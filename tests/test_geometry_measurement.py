@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,24 @@ def test_a_label_of_more_points_than_neighbours_has_no_overlap_and_the_rest_is_k
         values = measure_layer(blobs(0), labels(), settings).values
         assert math.isfinite(values["overlap_subjects"]) == known
         assert math.isfinite(values["homogeneity_subjects"])
+
+
+def test_kindred_subjects_join_first() -> None:
+    rng = np.random.default_rng(2)
+    subjects = [f"{kin}{number}" for kin in "abcd" for number in range(3)]
+    far = {kin: rng.normal(size=4) * 12 for kin in "abcd"}
+    middles = [far[name[0]] + rng.normal(size=4) * 3 for name in subjects]
+    points = np.concatenate([middle + rng.normal(size=(60, 4)) for middle in middles])
+    named = [name for name in subjects for _ in range(60)]
+    labels = Labels(named, ["A"] * len(named), {name: name[0] for name in subjects})
+    settings = GeometrySettings(z=0.5)
+    found = measure_layer(torch.from_numpy(points), labels, settings)
+    assert found.values["kindred"] > found.values["kindred_by_chance"]
+    assert found.tree is not None and set(found.tree.labels) <= set(subjects)
+    assert len(found.tree.labels) == found.values["density_peaks"]
+    unknown = replace(labels, categories={})
+    values = measure_layer(torch.from_numpy(points), unknown, settings).values
+    assert math.isnan(values["kindred"])
 
 
 def test_subsamples_are_measured_as_if_they_were_alone() -> None:

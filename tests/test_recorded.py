@@ -30,8 +30,8 @@ def test_a_record_judged_again_says_what_it_said(file: Path, tmp_path: Path) -> 
     kept, again = read_run(file), read_run(tmp_path)
     # Published curves are judged beside the toy; they are no part of its record's landscapes.
     models = {one.model for one in kept.landscapes}
-    before = {one["claim"]: one for one in kept.claims if one["model"] in models}
-    after = {one["claim"]: one for one in again.claims}
+    before = {(one["claim"], one["model"]): one for one in kept.claims if one["model"] in models}
+    after = {(one["claim"], one["model"]): one for one in again.claims}
     assert before.keys() == after.keys()
     for claim, one in before.items():
         assert [after[claim][key] for key in JUDGED] == [one[key] for key in JUDGED], claim
@@ -41,8 +41,9 @@ def test_a_record_judged_again_says_what_it_said(file: Path, tmp_path: Path) -> 
         for old, new in pairs:
             assert (old.get("name"), old["verdict"]) == (new.get("name"), new["verdict"]), claim
             assert _numbers(old) == pytest.approx(_numbers(new), rel=1e-9, nan_ok=True), claim
-    assert {one["claim"] for one in kept.skipped if one["model"] in models} == {
-        one["claim"] for one in again.skipped
+    skipped = ((one["claim"], one["model"]) for one in kept.skipped)
+    assert {one for one in skipped if one[1] in models} == {
+        (one["claim"], one["model"]) for one in again.skipped
     }
 
 

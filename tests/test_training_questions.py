@@ -13,8 +13,9 @@ from harness.cli import commands
 from harness.errors import DatasetError
 from harness.experiment_commands import experiment_of, extract
 from harness.fine_tuned import FineTuned, split_test, unlearnt
+from harness.finetune_command import fine_tuning, finetune
 from harness.pipeline import Experiment
-from harness.protocol import ExtractionSettings, FineTuning, Subset, TrainingOptions
+from harness.protocol import Budgets, ExtractionSettings, FineTuning, Subset, TrainingOptions
 from harness.questions.mmlu import load_questions
 from harness.store import Store
 from tests.test_finetune_command import MODEL, QUESTIONS, run
@@ -74,6 +75,24 @@ def test_a_question_that_also_stands_in_a_training_split_is_not_analysed(tmp_pat
     assert case.experiment and case.experiment.questions.fingerprint == (
         experiment.questions.fingerprint
     )
+
+
+@pytest.mark.parametrize("train_from_test", [None, 3])
+def test_the_claims_train_what_the_command_trains(
+    tmp_path: Path, train_from_test: int | None
+) -> None:
+    given = (MODEL, QUESTIONS, None, (0,), Subset(), ExtractionSettings(), tmp_path, FineTune())
+    budgets = Budgets(7, cached_tokens=9)
+    (case,) = Request(*given, train_from_test, budgets=budgets).cases()
+    options = ["--model", MODEL, "--mmlu", QUESTIONS]
+    options += ["--train-from-test", "3"] if train_from_test else []
+    there = fine_tuning(finetune.make_context("finetune", options).params)
+    here = case.fine_tuned
+    assert here
+    assert (here.training, here.validation) == (there.training, there.validation)
+    assert here.settings == there.settings
+    assert here.experiment.subset == there.experiment.subset
+    assert here.experiment.budgets == budgets and here.options.tokens == 7
 
 
 def test_an_adapter_is_not_analysed_on_what_trained_it(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from harness.landscape import PUBLISHED, Landscape
 
 # Relative depth. The transition lies between early and late: in Llama-3-8b it is layer 16 of 32.
 EARLY, MIDDLE, LATE = (0.0, 0.4), (0.35, 0.65), (0.6, 1.0)
-FIRST_HALF = (0.0, 0.5)  # in which a landscape's dendrogram is taken too
 
 # Accuracy: what guessing gives, with a margin.
 GUESSING = 0.25 + 0.05

@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from claims.scope import FIRST_HALF, LATE, need, papers_own, smallest
+from claims.scope import LATE, need, papers_own, smallest
 from fixtures.conditions import ConditionSet, Judge
 from fixtures.verdict import OURS
-from harness.landscape import Landscape
+from harness.landscape import FIRST_HALF, Landscape
 
 FEW_RIGHT, MANY_RIGHT = 0.56, 0.62  # accuracies between which the paper's models change sides
 BY_SUBJECT = 0.1  # ARI from which on layers group by subject

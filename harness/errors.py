@@ -15,6 +15,10 @@ class ModelError(UserError):
     """The model cannot be loaded, or has not what extraction needs."""
 
 
+class NoModelError(ModelError):
+    """The model cannot be had here: it is not there, out of reach, or does not load."""
+
+
 class DatasetError(UserError):
     """The questions cannot be loaded, or lack a column, a split or shots."""
 

@@ -42,6 +42,7 @@ CURVES = (
     "overlap_answers",
 )
 PUBLISHED = "published:"  # how the names of models begin whose curves were published
+FIRST_HALF = (0.0, 0.5)  # of the relative depth: where subjects are looked for
 # Of a fine-tuned checkpoint too: the share of neighbours that it has in common with the model
 # before fine-tuning.
 OVERLAP = "overlap_with_start"

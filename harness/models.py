@@ -24,7 +24,7 @@ from transformers import (
 from transformers.utils import is_flash_attn_2_available, logging
 
 from harness.checksums import file_digest
-from harness.errors import ModelError, first_line
+from harness.errors import ModelError, NoModelError, first_line
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -96,7 +96,7 @@ def load_model(
                 **options,
             )
     except Exception as error:  # the library raises a dozen kinds, and what matters is its text
-        raise ModelError(f"{name}: cannot load the model ({first_line(error)})") from error
+        raise NoModelError(f"{name}: cannot load the model ({first_line(error)})") from error
     if found["missing_keys"]:
         raise ModelError(
             f"{name}: its safetensors lack {min(found['missing_keys'])!r}, which would be drawn at "
@@ -136,7 +136,7 @@ def load_config(name: str) -> PreTrainedConfig:
     try:
         return AutoConfig.from_pretrained(where, trust_remote_code=False)
     except Exception as error:  # as above
-        raise ModelError(f"{name}: cannot read the model ({first_line(error)})") from error
+        raise NoModelError(f"{name}: cannot read the model ({first_line(error)})") from error
 
 
 def _attention(name: str, dtype: torch.dtype, device: torch.device) -> str | None:
@@ -182,7 +182,7 @@ def _spread(
             skip_keys=model._skip_keys_device_placement,
         )
     except Exception as error:  # as below
-        raise ModelError(f"cannot spread the model over devices ({first_line(error)})") from error
+        raise NoModelError(f"cannot spread the model over devices ({first_line(error)})") from error
     return spread
 
 
@@ -261,7 +261,7 @@ def model_without_weights(name: str) -> PreTrainedModel:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:  # as above
-        raise ModelError(f"{name}: cannot read the model ({first_line(error)})") from error
+        raise NoModelError(f"{name}: cannot read the model ({first_line(error)})") from error
 
 
 def check_name(name: str, file: str | None = "config.json") -> str:
@@ -272,10 +272,12 @@ def check_name(name: str, file: str | None = "config.json") -> str:
     folder = os.path.expanduser(name)
     if os.path.isdir(folder):
         if file and not os.path.isfile(os.path.join(folder, file)):
-            raise ModelError(f"{name}: no {file} in this folder; give a model folder")
+            raise NoModelError(f"{name}: no {file} in this folder; give a model folder")
         return folder
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise ModelError(f"{name}: no such model folder; give a folder or a hub name (owner/name)")
+        raise NoModelError(
+            f"{name}: no such model folder; give a folder or a hub name (owner/name)"
+        )
     return name
 
 
@@ -291,7 +293,7 @@ def model_fingerprint(name: str, file: str | None = "config.json") -> str:
                 f"{name}@{AutoConfig.from_pretrained(name, trust_remote_code=False)._commit_hash}"
             )
         except Exception as error:  # as above
-            raise ModelError(f"{name}: not on the hub or not reachable; give a folder") from error
+            raise NoModelError(f"{name}: not on the hub or not reachable; give a folder") from error
     return _digest(folder)
 
 

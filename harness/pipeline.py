@@ -16,7 +16,7 @@ import numpy as np
 from harness.accuracy import Accuracy, accuracy
 from harness.cost import counted, device_name, read_cost
 from harness.errors import DatasetError, GeometryError, SettingsError
-from harness.landscape import OVERLAP, Draw, Landscape, Tree
+from harness.landscape import FIRST_HALF, OVERLAP, Draw, Landscape, Tree
 from harness.names import dataset_name, model_name
 from harness.processes import launched_processes
 from harness.protocol import (
@@ -326,8 +326,7 @@ class Experiment:
             for number, draw in enumerate(draws):
                 draw[OVERLAP] = tuple(parts[number] for _, parts in shared)
         right = np.array(self._right(folder))
-        # In the first half: `FIRST_HALF` of the claims.
-        early = [place for place, layer in enumerate(layers) if 2 * layer <= layers[-1]]
+        early = [place for place, layer in enumerate(layers) if layer <= FIRST_HALF[1] * layers[-1]]
         best = max(early or [0], key=lambda place: curves["ari_subjects"][place])
         found, tree = rows[best].tree, None
         if found:

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedConfig
 
-from harness.errors import ModelError, first_line
+from harness.errors import ModelError, NoModelError, first_line
 from harness.models import check_name
 from harness.questions.question import LETTERS
 
@@ -23,7 +23,7 @@ def load_tokenizer(name: str, fast: bool = True) -> Tokenizer:
     try:
         return AutoTokenizer.from_pretrained(where, use_fast=fast, trust_remote_code=False)
     except Exception as error:  # the library raises a dozen kinds, and what matters is its text
-        raise ModelError(f"{name}: cannot load the tokenizer ({first_line(error)})") from error
+        raise NoModelError(f"{name}: cannot load the tokenizer ({first_line(error)})") from error
 
 
 def tokenize(

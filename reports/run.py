@@ -36,7 +36,7 @@ class Run:
         judged, with the reason.
     landscapes: all that was measured, under controls and variations too; published curves only
         where they are not this project's, or nothing else was judged.
-    original: the names that exceptions know models by which have another one here.
+    original: by a model's name here, the one that exceptions know it by, where it is another.
     """
 
     environment: dict[str, Any]
@@ -67,7 +67,8 @@ class Run:
             named(self.claims),
             named(self.skipped),
             [replace(one, model=names.get(one.model, one.model)) for one in self.landscapes],
-            self.original | {new: self.original.get(old, old) for old, new in names.items()},
+            {name: first for name, first in self.original.items() if name not in names}
+            | {new: self.original.get(old, old) for old, new in names.items()},
         )
 
     def write_folder(self, folder: Path) -> None:

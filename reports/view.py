@@ -76,7 +76,7 @@ class Report:
         self.runs = runs
         self.verdicts = {(one["claim"], one["model"]): one for run in runs for one in run.claims}
         self.skipped = {(one["claim"], one["model"]): one for run in runs for one in run.skipped}
-        self.landscapes = _different(one for run in runs for one in run.landscapes)
+        self.landscapes = _once_each(one for run in runs for one in run.landscapes)
         judged = dict.fromkeys(model for run in runs for model in run.models)
         self.published = [model for model in judged if model.startswith(PUBLISHED)]
         self.models = [model for model in judged if model not in self.published]
@@ -97,9 +97,10 @@ class Report:
         Of a claim that two runs have, as the last of them has it.
         """
         found: dict[str, dict[str, str]] = {}
-        for one in {claim["claim"]: claim for claim in self._claims}.values():
+        claims = {one["claim"]: one for run in self.runs for one in (*run.claims, *run.skipped)}
+        for one in claims.values():
             found.setdefault(one["section"], {})[one["claim"]] = one["sentence"]
-        other = {one["section"] for one in self._claims if one["source"] not in (PAPER, OURS)}
+        other = {one["section"] for one in claims.values() if one["source"] not in (PAPER, OURS)}
         return dict(sorted(found.items(), key=lambda item: (item[0] in other, item[0])))
 
     @property
@@ -273,7 +274,7 @@ class Report:
                     "line": one["interval"] is not None,
                     "low": scale.at(low, 0.0),
                     "high": scale.at(high, 100.0),
-                    "text": value(one),
+                    "text": effect_in_words(one),
                 }
             )
         return found
@@ -309,7 +310,7 @@ def interval(bounds: Sequence[float | None] | None) -> str:
     return f" [{number(low)}, {number(high)}]"
 
 
-def value(finding: Table) -> str:
+def effect_in_words(finding: Table) -> str:
     """Return what came out of a finding: the effect, and its interval."""
     return f"{number(finding['effect'])}{interval(finding['interval'])}"
 
@@ -351,14 +352,14 @@ def meanings(names: Iterable[str]) -> dict[str, str]:
     return {known: meaning for known, meaning in MEANING.items() if known in kinds}
 
 
-def _different(landscapes: Iterable[Landscape]) -> list[Landscape]:
+def _once_each(landscapes: Iterable[Landscape]) -> list[Landscape]:
     """Return landscapes once each. Raises RecordError for two of one name."""
     found: dict[tuple[str | None, ...], Landscape] = {}
     for one in landscapes:
         name = (one.model, one.condition, one.control, one.variation)
         if found.setdefault(name, one) != one:
             raise RecordError(
-                f"{one.model}, {one.condition}: two runs have other curves; show one of them"
+                f"{one.model}, {one.condition}: has other curves too; show one of them"
             )
     return list(found.values())
 
@@ -382,7 +383,7 @@ def _pages(**options: Any) -> Environment:
     pages.filters |= {
         "number": _safe(number),
         "interval": _safe(interval),
-        "value": _safe(value),
+        "value": _safe(effect_in_words),
         "mark": MARKS.__getitem__,
     }
     pages.globals |= {

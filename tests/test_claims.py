@@ -161,6 +161,14 @@ def verdict(claim: str, model: Mapping[str, Landscape], asked: Asked | None = No
     return found[0]
 
 
+def test_the_accuracies_are_compared_of_models_that_may_have_learnt_to_answer() -> None:
+    guessing = with_accuracy(PAPER, **{"5-shot": 0.26, TUNED: 0.26})
+    assert "this one guesses (0.26 [0.26, 0.26])" in verdict("same-accuracy", guessing)
+    draws = tuple(replace(guessing[TUNED].draws[0], accuracy=value) for value in (0.22, 0.3))
+    may = guessing | {TUNED: replace(guessing[TUNED], draws=draws)}
+    assert verdict("same-accuracy", may) in ("reproduced", "inconclusive")
+
+
 # Of every claim, models that lack what it says, by what they do instead.
 CONTRARY: dict[str, dict[str, Model]] = {
     "two-phases-id": {

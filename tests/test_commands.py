@@ -14,7 +14,7 @@ import torch
 from fixtures.cases import TOY, Request
 from fixtures.measured import Measured
 from fixtures.plugin import _measure
-from harness.errors import ModelError, SettingsError
+from harness.errors import ModelError, NoModelError, SettingsError
 from harness.landscape import read_published
 from harness.protocol import ExtractionSettings, Subset
 from reports.run import AUTHORS_CURVES, Run, read_run
@@ -128,12 +128,17 @@ def test_the_papers_models_are_skipped_where_there_is_no_gpu(tmp_path: Path) -> 
     assert "nothing was judged, so no report and no record are written" in done.stdout
 
 
+MISSING = NoModelError("x: is not here")
+
+
 @pytest.mark.parametrize(
     ("checked", "measured", "raised", "reason"),
     [
-        (ModelError("x: no such model"), None, pytest.skip.Exception, "no weights: x: no such"),
+        (MISSING, None, pytest.skip.Exception, "no weights: x: is not here"),
+        (None, MISSING, pytest.skip.Exception, "no weights: x: is not here"),
         (None, torch.OutOfMemoryError("of 80 GiB"), pytest.skip.Exception, "GPU's memory is full"),
-        (None, ModelError("x: is damaged"), ModelError, "damaged"),  # it was there
+        (ModelError("x: takes 9 tokens"), None, ModelError, "takes 9"),  # it is here
+        (None, ModelError("x: is damaged"), ModelError, "damaged"),
         (None, RuntimeError("a bug"), RuntimeError, "a bug"),
     ],
 )

@@ -12,7 +12,7 @@ import pytest
 from harness.errors import RecordError
 from harness.landscape import PUBLISHED
 from reports.run import read_run, read_runs
-from reports.view import Report, value
+from reports.view import Report, effect_in_words
 
 ROOT = Path(__file__).parents[1]
 RECORDS = sorted((ROOT / "reports" / "recorded").glob("*.json"))
@@ -74,7 +74,7 @@ def test_the_gallery_shows_the_records() -> None:
     for run in read_runs(RECORDS):
         for one in run.claims:
             measured = not one["model"].startswith(PUBLISHED)
-            assert not measured or value(one) in page
+            assert not measured or effect_in_words(one) in page
     assert len(page) < 5_000_000
 
 

@@ -160,7 +160,7 @@ def test_what_two_runs_both_have_is_shown_once(run: Run) -> None:
     assert len(report.measured()) == 2
     assert report.sections == {"Section 2: newer.": {"one": "The finding one."}}
     other = [replace(one, accuracy=0.1) for one in theirs]
-    with pytest.raises(RecordError, match="published:theirs, 0-shot: two runs have other curves"):
+    with pytest.raises(RecordError, match="published:theirs, 0-shot: has other curves too"):
         Report([here, replace(here, landscapes=other)])
 
 

@@ -92,15 +92,6 @@ def test_another_budget_leaves_no_shard_of_the_first(toy, tmp_path: Path) -> Non
     assert len(read_layer(tmp_path, 1)) == len(PROMPTS)
 
 
-def test_a_smaller_pass_finds_the_shards_of_a_larger_one(toy, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    model, tokenizer = toy
-    given = (tmp_path, model, tokenizer, PROMPTS, ExtractionSettings())
-    extract_into(*given)
-    with rows_counted(model) as tokens:
-        extract_into(*given, Budgets(tokens=16))
-    assert sum(tokens) <= 32  # a trial whether the model can share
-
-
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
 def test_a_damaged_shard_of_a_stopped_run_is_computed_again(  # type: ignore[no-untyped-def]
     toy, tmp_path: Path, damage: str

@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 # Tokens a pass, by device: a CPU is fastest while a block's activations stay in its cache, and
 # oneDNN's products of a small model's width are a twentieth faster with 448 tokens than with 512.
 PASS_TOKENS = {"cpu": 448, "cuda": 16384}
-# A shard is this many such passes, by device: enough that what its prompts share with other shards
+# A shard is this many passes, by device: enough that what its prompts share with other shards
 # costs little, and few enough that several GPUs have one each, and that little is lost with one.
 PASSES_A_SHARD = {"cpu": 64, "cuda": 4}
 
@@ -132,9 +132,8 @@ def _prepared(
 ) -> Iterator[tuple[_Work, list[list[int]]]]:
     tokens = tokenize(tokenizer, prompts, model.config, settings.max_length, budgets.workers)
     kind = model.device.type if model.device.type in PASS_TOKENS else "cpu"
-    # Whatever the passes: with a smaller budget a run that was stopped finds its shards.
-    plan = plan_shards(tokens, budgets.shard_tokens or PASSES_A_SHARD[kind] * PASS_TOKENS[kind])
     pass_tokens = budgets.tokens or PASS_TOKENS[kind]
+    plan = plan_shards(tokens, budgets.shard_tokens or PASSES_A_SHARD[kind] * pass_tokens)
     # Before weights are packed: they would not be seen.
     most = (pass_tokens, budgets.cached_tokens or cache_tokens(model), budgets.prompts)
     letters = letter_tokens(tokenizer)

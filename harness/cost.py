@@ -15,13 +15,6 @@ from harness.errors import UserError
 FILE = "cost.json"
 
 
-def device_name() -> str:
-    """Return what models run on here: the GPU's name, or cpu."""
-    import torch  # late: it takes seconds, and a report that only reads does not need it
-
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-
-
 @contextmanager
 def counted(folder: Path, device: str) -> Iterator[None]:
     """Add the seconds that the body takes to those that `folder` has cost.

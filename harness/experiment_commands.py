@@ -11,6 +11,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from harness.device import default_precision
 from harness.disk import check_file, write_whole
 from harness.fine_tuned import split_test
 from harness.finetune_command import DATASET_OPTION
@@ -55,7 +56,11 @@ EXPERIMENT_OPTIONS = (
         "--max-length", "--max-seq-len", type=int, help="Tokens; longer prompts lose their start."
     ),
     click.option("--layer-interval", type=int, default=1, show_default=True),
-    click.option("--precision", default="bfloat16", show_default=True, help="Or: float16, float32"),
+    click.option(
+        "--precision",
+        help="bfloat16, float16 or float32 [default: bfloat16, or float32 on a machine without "
+        "instructions for it].",
+    ),
     click.option("--attention", default="auto", show_default=True, help="Of whole prompts."),
     click.option("--device-map", help="'auto' spreads a large model over all devices."),
     click.option("--offload-folder", type=Path, help="Disk for what no device holds."),
@@ -110,7 +115,7 @@ def experiment_of(options: dict[str, Any]) -> tuple[Experiment, PromptFormat]:
             options["site"],
             options["reduction"],
             options["max_length"],
-            options["precision"],
+            options["precision"] or default_precision(),
             options["layer_interval"],
         ),
         GeometrySettings(),

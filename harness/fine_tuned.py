@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.device import default_device
 from harness.errors import GeometryError, SettingsError
 from harness.landscape import Landscape
 from harness.names import model_name
@@ -210,7 +211,7 @@ class FineTuned:
         from harness.finetuning import Exam
         from harness.finetuning.answer_model import check_targets
         from harness.finetuning.batches import as_examples
-        from harness.models import default_device, load_model
+        from harness.models import load_model
         from harness.tokenizer import letter_tokens, tokenize
 
         experiment, settings = self.experiment, self.settings

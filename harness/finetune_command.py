@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from harness.accuracy import Accuracy
+from harness.device import default_precision
 from harness.disk import write_whole
 from harness.errors import SettingsError
 from harness.fine_tuned import ZERO_SHOT, FineTuned, share_out
@@ -85,7 +86,7 @@ DATASET_OPTION = click.option(
 )
 @click.option("--max-length", "--max-seq-length", type=int, help="Tokens; the start is lost.")
 @click.option("--checkpoints", "--checkpointing-steps", type=int, help="Checkpoints, log-spaced.")
-@click.option("--precision", help="bfloat16 or float32 [default: bfloat16].")
+@click.option("--precision", help="bfloat16 or float32 [default: as of extract].")
 @click.option("--seed", type=int)
 @click.option("--token-budget", type=int, help="Tokens a pass [default: the device's].")
 @click.option("--per-device-train-batch-size", type=int, help="Questions a pass, at most.")
@@ -232,11 +233,15 @@ def fine_tuning(options: Mapping[str, Any]) -> FineTuned:
         )
     preset = choose_preset(options["preset"], options["model"])
     modules = options["target_modules"]
-    given = {
-        one.name: options[one.name]
-        for one in fields(FineTuning)
-        if options.get(one.name) is not None
-    } | ({"target_modules": tuple(modules.split(","))} if modules else {})
+    given = (
+        {"precision": default_precision()}
+        | {
+            one.name: options[one.name]
+            for one in fields(FineTuning)
+            if options.get(one.name) is not None
+        }
+        | ({"target_modules": tuple(modules.split(","))} if modules else {})
+    )
     settings = replace(preset.settings, **given)
     analysed = Subset(per_subject=options["per_subject"])
     training = Subset(

@@ -24,21 +24,13 @@ from transformers import (
 from transformers.utils import is_flash_attn_2_available, logging
 
 from harness.checksums import file_digest
+from harness.device import has_bfloat16
 from harness.errors import ModelError, NoModelError, first_line
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
 FLASH_CAPABILITY = (8, 0)  # of a GPU: Ampere, the first that flash-attention 2 runs on
-
-
-def default_device() -> torch.device:
-    """Return this process's GPU, or the CPU where there is none."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    # One process a GPU of its machine, by the number that the launcher gives it there.
-    rank = int(os.environ.get("LOCAL_RANK", "0"))
-    return torch.device("cuda", rank % torch.cuda.device_count())  # a process may see its own only
 
 
 def load_model(
@@ -69,9 +61,9 @@ def load_model(
     Raises ModelError if there is no such model or adapter, or it cannot be read.
     """
     dtype, computes = getattr(torch, precision), computes or device
-    if dtype is torch.bfloat16 and computes.type == "cpu" and not _computes_bfloat16():
+    if dtype is torch.bfloat16 and not has_bfloat16(computes):
         warnings.warn(
-            "this processor has no instructions for bfloat16; --precision float32 takes a fraction "
+            "this machine has no instructions for bfloat16; --precision float32 takes a fraction "
             "of the time here",
             stacklevel=2,
         )
@@ -110,13 +102,6 @@ def load_model(
     if adapter:
         model = _with_adapter(model, adapter)
     return model.eval() if device_map else model.to(device).eval()
-
-
-def _computes_bfloat16() -> bool:
-    if not hasattr(torch.cpu, "get_capabilities"):  # torch is older, and does not say
-        return True
-    known = torch.cpu.get_capabilities()
-    return known["architecture"] != "x86_64" or any(map(known.get, ("amx_bf16", "avx512_bf16")))
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from harness.accuracy import Accuracy, accuracy
-from harness.cost import counted, device_name, read_cost
+from harness.cost import counted, read_cost
+from harness.device import default_device, device_name
 from harness.errors import DatasetError, GeometryError, SettingsError
 from harness.landscape import FIRST_HALF, OVERLAP, Draw, Landscape, Tree
 from harness.names import dataset_name, model_name
@@ -268,7 +269,7 @@ class Experiment:
 
     @cached_property
     def _loaded(self):  # type: ignore[no-untyped-def]
-        from harness.models import default_device, load_model
+        from harness.models import load_model
 
         model = load_model(
             self.model,

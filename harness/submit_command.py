@@ -13,6 +13,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from harness.device import default_precision
 from harness.errors import SettingsError, UserError
 from harness.experiment_commands import experiment_of, extract, measure
 from harness.fine_tuned import FineTuned
@@ -117,6 +118,10 @@ def submit(
     if not dry_run:
         cluster = choose_cluster(cluster)
     wanted = parse_shots(shots)
+    if options["precision"] is None:
+        # Said to all jobs: the node that measures may have no GPU, and would choose otherwise.
+        on_gpus = gpus and cluster not in ("local", "debug")
+        options["precision"] = ExtractionSettings.precision if on_gpus else default_precision()
     trained = None
     if fine_tune:
         trained, training = _fine_tuning(options, fine_tune_options, max(gpus, 1))
@@ -198,9 +203,7 @@ def _fine_tuning(
             raise click.UsageError(f"{flag} is of all jobs; give it before --")
     shared = {name: value for name, value in options.items() if name in TRAINED_ON}
     # As the claims do, which then find the training; after -- they may be said otherwise.
-    shared["max_length"] = options["max_length"]
-    if options["precision"] != ExtractionSettings.precision:
-        shared["precision"] = options["precision"]
+    shared |= {name: options[name] for name in ("max_length", "precision")}
     arguments = [*_arguments(finetune, shared), *own]
     training = fine_tuning(finetune.make_context("finetune", list(arguments)).params)
     training.check(processes)

@@ -100,6 +100,26 @@ def test_a_dry_run_prints_a_script(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("where", "precision"),
+    [
+        (["--cluster", "slurm", "--gpus", "1"], "bfloat16"),
+        (["--cluster", "slurm", "--gpus", "0"], "float32"),
+        (["--cluster", "local", "--gpus", "1"], "float32"),
+    ],
+)
+def test_all_jobs_compute_in_one_precision_wherever_they_run(
+    monkeypatch: pytest.MonkeyPatch, where: list[str], precision: str
+) -> None:
+    monkeypatch.setattr("harness.submit_command.default_precision", lambda: "float32")
+    model = ["--model", str(TOY / "model"), "--mmlu", str(TOY / "questions")]
+    done = submit(*model, *where, "--out", "results", "--fine-tune", "--dry-run")
+    assert done.exit_code == 0, done.output
+    commands = [line for line in done.stdout.splitlines() if not line.startswith("#")]
+    assert len(commands) == 5
+    assert all(f" --precision {precision} " in command for command in commands)
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--model", "./nowhere"], "./nowhere: no such model folder"),

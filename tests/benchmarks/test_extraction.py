@@ -16,10 +16,11 @@ import torch
 from transformers import PreTrainedModel
 
 from fixtures.cases import TOY
+from harness.device import default_device, default_precision
 from harness.extraction import extract
 from harness.extraction.arithmetic import distinct_tokens, operations_a_token
 from harness.extraction.capture import capturing, site_modules
-from harness.models import default_device, load_model
+from harness.models import load_model
 from harness.protocol import ExtractionSettings, PromptFormat, ShotOrder, Subset
 from harness.questions.mmlu import load_questions
 from harness.questions.prompts import build_prompt
@@ -41,7 +42,8 @@ class Subject:
 def judged(request: pytest.FixtureRequest) -> Subject:
     name = request.config.getoption("--model") or str(TOY / "model")
     dataset = request.config.getoption("--mmlu") or str(TOY / "questions")
-    settings = ExtractionSettings(precision=request.config.getoption("--precision"))
+    precision = request.config.getoption("--precision") or default_precision()
+    settings = ExtractionSettings(precision=precision)
     model = load_model(name, settings.precision, default_device())
     return Subject(model, load_tokenizer(name), dataset, settings)
 

@@ -17,10 +17,11 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from fixtures.cases import TOY
+from harness.device import default_device, default_precision
 from harness.finetuning import fine_tune
 from harness.finetuning.answer_model import with_lora
 from harness.finetuning.batches import Example, as_examples, batch_rows
-from harness.models import default_device, load_model
+from harness.models import load_model
 from harness.protocol import FineTuning, Subset, TrainingOptions
 from harness.questions.mmlu import load_questions
 from harness.questions.prompts import ask
@@ -82,7 +83,8 @@ def test_engine_against_plain(  # type: ignore[no-untyped-def]
 ) -> None:
     name = request.config.getoption("--model") or str(TOY / "model")
     dataset = request.config.getoption("--mmlu") or str(TOY / "questions")
-    settings = FineTuning(precision=request.config.getoption("--precision"))
+    precision = request.config.getoption("--precision") or default_precision()
+    settings = FineTuning(precision=precision)
     tokenizer = load_tokenizer(name)
     questions = load_questions(dataset, Subset(per_subject=10), 0).questions
     tokens = tokenizer([ask(question) for question in questions])["input_ids"]

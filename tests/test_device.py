@@ -1,0 +1,89 @@
+"""The precision that a machine computes in, unless another is asked for."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from harness import device
+from harness.cli import commands
+from harness.finetune_command import fine_tuning, finetune
+from harness.models import load_model
+from tests.running import MODEL, QUESTIONS, command
+
+CPU = torch.device("cpu")
+PLAIN = {"architecture": "x86_64", "avx512_f": True, "amx_bf16": False, "avx512_bf16": False}
+MACHINES = [
+    (PLAIN, "float32"),
+    (PLAIN | {"avx512_bf16": True}, "bfloat16"),
+    (PLAIN | {"amx_bf16": True}, "bfloat16"),
+    ({"architecture": "aarch64"}, "bfloat16"),
+]
+
+
+def on(monkeypatch: pytest.MonkeyPatch, processor: dict[str, object]) -> None:
+    """Compute on a machine without a GPU, whose processor has these capabilities."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor)
+
+
+@pytest.mark.parametrize(("processor", "precision"), MACHINES)
+def test_bfloat16_is_taken_where_the_processor_has_it(
+    monkeypatch: pytest.MonkeyPatch, processor: dict[str, object], precision: str
+) -> None:
+    on(monkeypatch, processor)
+    assert device.default_precision() == precision
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision"), [((7, 5), "float32"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")]
+)
+def test_a_gpu_takes_bfloat16_from_ampere_on(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], precision: str
+) -> None:
+    on(monkeypatch, PLAIN)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert device.default_precision() == precision
+
+
+@pytest.mark.parametrize("processor", [PLAIN, PLAIN | {"amx_bf16": True}])
+def test_the_stages_take_it_and_say_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, processor: dict[str, object]
+) -> None:
+    on(monkeypatch, processor)
+    given = ["--model", MODEL, "--mmlu", QUESTIONS, "--per-subject", "2", "--out-dir"]
+    for number, more in enumerate(([], ["--precision", device.default_precision()])):
+        out = tmp_path / str(number)
+        command = ["extract", *given, str(out), "--store", str(tmp_path / "store"), *more]
+        assert CliRunner().invoke(commands, command).exit_code == 0
+        settings = json.loads((out / "settings.json").read_text("utf-8"))
+        assert settings["ExtractionSettings"]["precision"] == device.default_precision()
+    # Whoever says what would be taken anyway, computes nothing again.
+    kept = [one for one in (tmp_path / "store" / "representations").iterdir() if one.is_dir()]
+    assert len(kept) == 1
+
+
+def test_fine_tuning_takes_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    on(monkeypatch, PLAIN)
+    given = ["--model", MODEL, "--mmlu", QUESTIONS]
+    training = fine_tuning(finetune.make_context("finetune", given).params)
+    assert training.settings.precision == "float32"
+    assert training.experiment.extraction.precision == "float32"
+
+
+def test_the_claims_take_it_and_say_so() -> None:
+    judged = ["claims", "--collect-only", "--model", MODEL, "--mmlu", QUESTIONS]
+    printed, errors = command("pytest", *judged).communicate(timeout=100)
+    assert f"; device {device.device_name()}, {device.default_precision()}\n" in printed, errors
+
+
+def test_bfloat16_that_is_asked_for_is_computed_with_a_warning_where_it_is_slow(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    on(monkeypatch, PLAIN)
+    assert load_model(MODEL, "bfloat16", CPU).dtype is torch.bfloat16
+    assert "no instructions for bfloat16; --precision float32" in str(recwarn.pop(UserWarning))

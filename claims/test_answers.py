@@ -12,6 +12,7 @@ from claims.scope import (
     papers_own,
 )
 from fixtures.conditions import ConditionSet, Judge
+from fixtures.verdict import OURS
 
 LEAST_ACCURACY = 0.62  # of the paper's models that it sees grouped by answer
 
@@ -75,6 +76,30 @@ def test_few_fine_tuned_clusters_hold_an_answer_each(
         at_least=0.58,
         conditions=[tuned],
         layers="the median of depth 0.65 to 0.94, the paper's layers 21 to 30 of 32",
+    )
+
+
+@pytest.mark.claim("answers-learnt", source=OURS)
+def test_what_was_learnt_is_grouped_by_answer(landscapes: ConditionSet, judge: Judge) -> None:
+    """Fine-tuned late layers group what they were trained on by answer, and early ones do not.
+
+    A model that learns its training questions and little else cannot group others by an answer that
+    it does not know. Whether learning makes this geometry shows on what it did learn.
+    """
+    learnt = landscapes.last_checkpoint
+    if learnt.known_accuracy_range[1] < LEAST_ACCURACY:
+        pytest.skip(f"is about models that have learnt; this one has {learnt.accuracy_in_words}")
+
+    def rise(of: ConditionSet) -> float:
+        same = of.last_checkpoint.curve("overlap_answers")
+        return same.between(*LATE).median - same.between(*EARLY).maximum
+
+    # 0.375: half of the way from a quarter, what neighbours share by chance, to all of them.
+    judge(
+        rise,
+        at_least=0.375,
+        conditions=[learnt],
+        layers="the median of depth 0.6 to 1 against the maximum of 0 to 0.4",
     )
 
 

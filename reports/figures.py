@@ -31,6 +31,7 @@ QUANTITIES = {
     "answer_clusters": "share of points in five clusters of an answer each",
     "overlap_subjects": "share of neighbours of the same subject",
     "overlap_answers": "share of neighbours with the same answer",
+    OVERLAP: "share of neighbours as at step 0",
 }
 COLORS = {
     "0-shot": "#000000",
@@ -83,16 +84,16 @@ def under_controls(own: Landscape, controls: Mapping[str, Landscape]) -> Figure:
     return figure
 
 
-def overlap(checkpoints: Sequence[Landscape]) -> Figure:
-    """Return the overlap of fine-tuned checkpoints with the model before, a line a checkpoint."""
+def over_training(checkpoints: Sequence[Landscape], quantity: str) -> Figure:
+    """Return one quantity over relative depth, a line a checkpoint: the later, the darker."""
     figure, axis = _panel()
     shades = mpl.colormaps["cividis_r"]  # its palest third would not be seen on white
     lines: Lines = {
         str(one.checkpoint): (one, shades(0.35 + 0.65 * number / len(checkpoints)))
         for number, one in enumerate(sorted(checkpoints, key=lambda one: one.checkpoint or 0))
     }
-    _draw(axis, lines, OVERLAP, (0, 1.03))
-    axis.set_ylabel("neighbours as at step 0")
+    _draw(axis, lines, quantity, (0, 1.03))
+    axis.set_ylabel(QUANTITIES[quantity])
     return figure
 
 

@@ -245,20 +245,19 @@ class Report:
             ]
         )
 
-    def overlaps(self) -> str:
-        """Return the panels of what fine-tuning changes, a model each."""
-        found = {
-            model: [one for one in self._plain(model) if one.checkpoint is not None]
-            for model in self.models
-        }
-        return self._panels(
-            [
-                (f"{model}: neighbours shared with step 0, after each checkpoint's steps", panel)
-                for model, checkpoints in found.items()
-                if checkpoints
-                for panel in [figures.overlap(checkpoints)]
-            ]
-        )
+    def over_training(self, *quantities: str) -> str:
+        """Return the panels of what fine-tuning changes, on the questions that train the model."""
+        shown = []
+        for quantity in quantities:
+            panels = []
+            for model in self.models:
+                measured = [one for one in self._plain(model) if one.has(quantity)]
+                checkpoints = [one for one in measured if one.checkpoint is not None]
+                if checkpoints:
+                    title = f"{model}: {figures.QUANTITIES[quantity]}, by steps of fine-tuning"
+                    panels.append((title, figures.over_training(checkpoints, quantity)))
+            shown.append(self._panels(panels))
+        return "".join(shown)
 
     def bars(self, finding: Table, scale: Scale) -> list[Table]:
         """Return what a finding's bar shows: itself, then its controls, as places on `scale`."""

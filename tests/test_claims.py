@@ -75,7 +75,12 @@ def conditions(accuracy: float = 0.64, late_few: float = 0.03) -> Model:
             ari_answers=phases(0, 0.25),
             answer_clusters=phases(0.3, 0.65),
         ),
-        landscape(CHECKPOINT, accuracy, **{OVERLAP: through((0, 0.9), (0.4, 0.6), (0.6, 0.3))}),
+        landscape(
+            CHECKPOINT,
+            0.9,
+            overlap_answers=phases(0.25, 0.75),
+            **{OVERLAP: through((0, 0.9), (0.4, 0.6), (0.6, 0.3))},
+        ),
     ]
     for number, condition in enumerate(FEW):
         found.append(
@@ -251,6 +256,10 @@ CONTRARY: dict[str, dict[str, Model]] = {
         "one large mixed cluster": changed(PAPER, TUNED, answer_clusters=phases(0.3, 0.28)),
         "many small clusters": changed(PAPER, TUNED, answer_clusters=phases(0.3, 0.5)),
     },
+    "answers-learnt": {
+        "by heart, and mixed": changed(PAPER, CHECKPOINT, overlap_answers=phases(0.25, 0.3)),
+        "early too": changed(PAPER, CHECKPOINT, overlap_answers=phases(0.7, 0.75)),
+    },
     "answers-few-shot": {
         "late, with shots": changed(PAPER, "5-shot", ari_answers=phases(0, 0.2)),
     },
@@ -368,6 +377,12 @@ def test_a_fall_that_was_not_measured_is_not_known() -> None:
 def test_few_right_answers_cannot_fill_clusters_of_their_letters() -> None:
     weak = with_accuracy(changed(PAPER, TUNED, answer_clusters=phases(0.3, 0.4)), **{TUNED: 0.5})
     assert "0.50 [0.50, 0.50]" in verdict("answers-clusters", weak)
+
+
+def test_what_was_not_learnt_is_grouped_by_no_answer() -> None:
+    names = {"overlap_answers": phases(0.25, 0.4)}
+    weak = with_accuracy(changed(PAPER, CHECKPOINT, **names), **{CHECKPOINT: 0.5})
+    assert "0.50 [0.50, 0.50]" in verdict("answers-learnt", weak)
 
 
 def test_one_layer_alone_has_no_hump() -> None:

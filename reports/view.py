@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from harness.landscape import PUBLISHED, Landscape, read_published
 from harness.questions.categories import CATEGORIES
 from reports import figures
 from reports.run import AUTHORS_CURVES, OURS, PAPER, Run
+from reports.words import effect, interval, number
 
 TEMPLATES = Path(__file__).with_name("templates")
 REFERENCE = "llama-3-8b"
@@ -290,28 +290,9 @@ class Report:
         return self.show("panels.html", panels=shown) if shown else ""
 
 
-def number(value: float | None) -> str:
-    """Return a number as the report has it: three decimals, or digits where these say nothing."""
-    if value is None:
-        return "unknown"
-    if value and not 0.0005 <= abs(value) < 1e5:
-        return f"{value:.2g}"
-    return f"{value:.3f}"
-
-
-def interval(bounds: Sequence[float | None] | None) -> str:
-    """Return an interval as the report has it; nothing without one."""
-    if bounds is None:
-        return ""
-    low, high = bounds
-    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
-        return " [unbounded]"
-    return f" [{number(low)}, {number(high)}]"
-
-
 def effect_in_words(finding: Table) -> str:
     """Return what came out of a finding: the effect, and its interval."""
-    return f"{number(finding['effect'])}{interval(finding['interval'])}"
+    return effect(finding["effect"], finding["interval"])
 
 
 def cell(text: object) -> str:

@@ -9,7 +9,7 @@ from harness.controls import null_controls
 from harness.geometry.interval import interval_of
 from harness.landscape import OVERLAP, Draw, Tree
 from reports import figures
-from tests.test_report import landscape
+from tests.invented import landscape
 
 
 def test_labels_do_not_lie_over_each_other() -> None:

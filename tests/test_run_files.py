@@ -1,0 +1,155 @@
+"""Runs as files: what is written, what is read again, what is refused."""
+
+import json
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness.errors import RecordError
+from harness.landscape import CURVES, Landscape
+from reports.run import Run, read_run, read_runs
+from reports.view import Report
+from tests.invented import RUN, landscape, verdict
+
+
+def test_a_run_is_the_same_from_its_folder_and_its_record(tmp_path: Path) -> None:
+    RUN.write_folder(tmp_path / "out")
+    RUN.write_record(tmp_path / "record.json")
+    for path in (tmp_path / "out", tmp_path / "record.json"):
+        read = read_run(path)
+        assert json.dumps([read.environment, read.claims, read.skipped]) == json.dumps(
+            [RUN.environment, RUN.claims, RUN.skipped]
+        )
+        assert [one.to_json() for one in read.landscapes] == [
+            one.to_json() for one in RUN.landscapes
+        ]
+
+
+def test_models_of_one_name_are_told_by_their_files(tmp_path: Path) -> None:
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    for file in files:
+        RUN.write_record(file)
+    report = Report(read_runs(files))
+    assert report.models == ["small (a)", "small (b)"] and report.published == ["published:big"]
+    assert {one.model for one in report.landscapes} == set(report.models)
+    assert read_runs(files)[1].original == {"small (b)": "small"}
+    # The same name in other folders, and folders: as much of the path as tells them apart.
+    for folder in ("x", "y"):
+        RUN.write_folder(tmp_path / folder / "out-0.5")
+    folders = [tmp_path / "x" / "out-0.5", tmp_path / "y" / "out-0.5"]
+    assert Report(read_runs(folders)).models == ["small (x/out-0.5)", "small (y/out-0.5)"]
+    assert Report(read_runs([files[0], files[0]])).models == ["small"]
+
+
+def test_a_model_keeps_its_first_name_however_often_it_is_recorded(tmp_path: Path) -> None:
+    settings = RUN.environment["settings"] | {"recorded": {"small": RUN.environment}}
+    first = replace(RUN, environment=RUN.environment | {"settings": settings})
+    files = [tmp_path / name for name in ("a.json", "b.json", "both.json")]
+    for file in files[:2]:
+        first.write_record(file)
+    one, other = read_runs(files[:2])
+    assert one.environment["settings"]["recorded"] == {"small (a)": RUN.environment}
+    landscapes = [*one.landscapes, *other.landscapes]
+    original = one.original | other.original
+    replace(one, landscapes=landscapes, original=original).write_record(files[2])
+    (again,) = read_runs(files[2:])
+    assert again.original == {"small (a)": "small", "small (b)": "small"}
+    assert again.renamed({"small (a)": "mine"}).original["mine"] == "small"
+
+
+def test_curves_of_an_earlier_run_do_not_stay_in_the_folder(tmp_path: Path) -> None:
+    mine = tmp_path / "landscape-mine.json"  # of `landscape measure`, say
+    mine.write_text("{}")
+    RUN.write_folder(tmp_path)
+    replace(RUN, landscapes=RUN.landscapes[:1]).write_folder(tmp_path)
+    kept = {file.name for file in tmp_path.glob("landscape-*.json")}
+    assert kept == {"landscape-small-0-shot.json", mine.name}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"record": 3}, "field 'record' is 3, not 2; update this project"),
+        ({"record": 1}, "field 'record' is 1, not 2; run the claims again with --record"),
+        ({"claims": [{}]}, "field claims[0]: 'claim' is a required property"),
+        ({"claims": [verdict(verdict="maybe")]}, "field claims[0].verdict: 'maybe' is not one of"),
+        ({"claims": [verdict(more=1)]}, "('more' was unexpected)"),
+        ({"surprise": 1}, "('surprise' was unexpected)"),
+        ({"landscapes": {}}, "field landscapes: {} is not of type 'array'"),
+        ({"landscapes": [{"schema": 2}]}, "landscapes[0]: 'model' is a required property"),
+        ({"landscapes": ["nowhere.json"]}, "nowhere.json: cannot be read"),
+        ({"landscapes": [3]}, "field landscapes[0]: 3 is not of type 'object', 'string'"),
+        ({"environment": {"settings": {}, "versions": {}}}, "settings: 'command' is a required"),
+        ({"landscapes": [{"schema": 3}]}, "landscapes[0]: field 'schema' is 3, not 2; update"),
+    ],
+)
+def test_a_record_that_is_none_is_refused_in_a_sentence(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    file = tmp_path / "record.json"
+    RUN.write_record(file)
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(RecordError, match=re.escape(message)) as refused:
+        read_run(file)
+    assert str(refused.value).startswith(str(tmp_path)) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("layer", [1, "2", 3, 4], "field layer[1]: '2' is not of type 'integer'"),
+        ("accuracy", 1.5, "field accuracy: 1.5 is greater than the maximum of 1"),
+        (
+            "curves",
+            {"density_peaks": [1.0]},
+            "curve 'density_peaks' has 1 values for 4",
+        ),
+        ("layer", [1, 3, 2, 4], "layers are not ascending"),
+        ("tree", {"layer": 1, "linkage": [], "labels": ["a", "b"], "shares": [1]}, "0 joins and 1"),
+        (
+            "tree",
+            {"layer": 1, "linkage": [[0, 2, 1, 2]], "labels": ["a", "b"], "shares": [1, 1]},
+            "linkage[0] joins what is not there",
+        ),
+        ("subjects", 0, "field subjects: 0 is less than the minimum of 1"),
+    ],
+)
+def test_a_landscape_that_is_none_is_refused_with_its_field(
+    field: str, value: object, message: str
+) -> None:
+    table = json.loads(landscape("0-shot").to_json()) | {field: value}
+    with pytest.raises(RecordError, match=re.escape(message)):
+        Landscape.from_json(json.dumps(table), "file.json")
+
+
+def test_a_name_in_a_results_file_cannot_lead_out_of_its_folder(tmp_path: Path) -> None:
+    RUN.write_folder(tmp_path / "out")
+    outside = tmp_path / "outside.json"
+    outside.write_text(RUN.landscapes[0].to_json())
+    results = tmp_path / "out" / "results.json"
+    results.write_text(json.dumps(json.loads(results.read_text()) | {"landscapes": [str(outside)]}))
+    with pytest.raises(RecordError, match=r"out/outside\.json: cannot be read"):
+        read_run(tmp_path / "out")
+
+
+def test_numbers_that_json_has_not_are_refused_and_never_written(tmp_path: Path) -> None:
+    for wrong in ("NaN", "1e999", "-Infinity", "1" * 400):
+        text = landscape("0-shot").to_json().replace('"accuracy": 0.5', f'"accuracy": {wrong}')
+        with pytest.raises(RecordError, match=r"file\.json: is not JSON .* is not finite"):
+            Landscape.from_json(text, "file.json")
+    odd = landscape(
+        "0-shot", curves=dict.fromkeys(CURVES, (math.inf, 1.0, math.nan, 0.0)), draws=()
+    )
+    assert json.loads(odd.to_json())["curves"]["kindred"] == [None, 1.0, None, 0.0]
+
+
+def test_files_of_odd_names_stay_in_their_folder_and_apart(tmp_path: Path) -> None:
+    names = ("a b", "a-b", "../../a", "x/y", "x" * 300, "")
+    Run(RUN.environment, [], [], [landscape("0-shot", name) for name in names]).write_folder(
+        tmp_path / "out"
+    )
+    assert [one.model for one in read_run(tmp_path / "out").landscapes] == list(names)
+    assert len(list((tmp_path / "out").iterdir())) == len(names) + 1

@@ -31,13 +31,14 @@ def control_landscapes(
 
     Raises UserError where the model, the questions or the settings do not fit the control.
     """
-    found = {}
-    with replace(experiment, control=control) as under:
-        for prompt in (PromptFormat(number) for number in shots):
-            if control.shots != "own" and not prompt.shots:
-                found[prompt.condition] = measured[prompt.condition]
-            else:
-                found[prompt.condition] = under.landscape(prompt)
+    changed, prompts = under_control(experiment, control, shots)
+    with changed as under:
+        found = {
+            prompt.condition: (
+                under.landscape(prompt) if prompt in prompts else measured[prompt.condition]
+            )
+            for prompt in map(PromptFormat, shots)
+        }
     if fine_tuned and control.labels == "shuffled":
         with replace(fine_tuned, control=control) as tuned:
             found[FINE_TUNED] = tuned.landscape(PromptFormat(0))
@@ -47,6 +48,14 @@ def control_landscapes(
             landscape = _everywhere(landscape, measured[condition].layer)
         found[condition] = landscape
     return found
+
+
+def under_control(
+    experiment: Experiment, control: Control, shots: Sequence[int]
+) -> tuple[Experiment, list[PromptFormat]]:
+    """Return the experiment under a control, and the conditions that are measured there."""
+    prompts = [PromptFormat(number) for number in shots if number or control.shots == "own"]
+    return replace(experiment, control=control), prompts
 
 
 def _everywhere(landscape: Landscape, layers: tuple[int, ...]) -> Landscape:

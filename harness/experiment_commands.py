@@ -19,6 +19,7 @@ from harness.pipeline import Experiment
 from harness.processes import launched_processes
 from harness.protocol import Budgets, ExtractionSettings, GeometrySettings, PromptFormat, Subset
 from harness.store import STORE, STORE_VARIABLE, Store
+from harness.workload import extraction
 
 # The second names are those of the paper's own script, where they differ.
 EXPERIMENT_OPTIONS = (
@@ -174,21 +175,10 @@ def extract(out_dir: Path | None, remove_duplicates: bool, dry_run: bool, **opti
 
 def _arithmetic(experiment: Experiment, prompt: PromptFormat) -> str:
     """Return in words what there is to compute. Raises ModelError."""
-    from harness.extraction.arithmetic import distinct_tokens, operations_a_token
-    from harness.models import load_config, model_without_weights
-    from harness.tokenizer import tokenize
-
-    tokens = tokenize(
-        experiment.loaded_tokenizer,
-        experiment.prompts(prompt),
-        load_config(experiment.model),
-        experiment.extraction.max_length,
-    )
-    total, distinct = sum(map(len, tokens)), distinct_tokens(tokens)
-    operations = distinct * operations_a_token(model_without_weights(experiment.model))
+    part = extraction(experiment, prompt)
     return (
-        f"{len(tokens)} prompts of {total} tokens, of which {distinct} are computed "
-        f"where what prompts share is once: {operations / 1e15:.3g} PFLOP"
+        f"{part.prompts} prompts of {part.tokens} tokens, of which {part.computed} are computed "
+        f"where what prompts share is once: {part.operations / 1e15:.3g} PFLOP"
     )
 
 

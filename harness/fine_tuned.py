@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -107,8 +106,8 @@ class FineTuned:
         """
         count = len(self.questions.questions)
         batch, processes = self.settings.batch_size, processes or launched_processes().count
-        steps = self.settings.max_steps or math.inf
-        smallest = batch if steps < steps_an_epoch(count, batch) else count % batch or batch
+        whole = self.steps < steps_an_epoch(count, batch)
+        smallest = batch if whole else count % batch or batch
         if smallest < processes:
             raise SettingsError(
                 f"a step has {smallest} questions for {processes} processes; launch fewer, or "
@@ -123,7 +122,7 @@ class FineTuned:
                 )
         check_spreading()
         # The key is of all weights: too much to read where it is not needed.
-        if self.experiment.device_map and not self.experiment.store.find("adapters", self._key):
+        if self.experiment.device_map and not self.is_trained:
             raise SettingsError(
                 "a model that needs --device-map is not fine-tuned here; run `accelerate launch "
                 "--use_fsdp ... -m harness.cli finetune` with the same --store first (README)"
@@ -148,6 +147,35 @@ class FineTuned:
             self.settings,
             FINE_TUNING_VERSION,
         )
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the adapters are in the store."""
+        return self.experiment.store.find("adapters", self._key) is not None
+
+    @property
+    def steps(self) -> int:
+        """The number of steps of the training. Raises DatasetError."""
+        return self.settings.steps(len(self.questions.questions))
+
+    @property
+    def epochs(self) -> float:
+        """How often the training reads its questions. Raises DatasetError."""
+        count = len(self.questions.questions)
+        return self.steps / steps_an_epoch(count, self.settings.batch_size)
+
+    @property
+    def learnt_prompts(self) -> list[str]:
+        """What trains the model: questions without the header, as in the paper."""
+        return [ask(question) for question in self.questions.questions]
+
+    @property
+    def asked_prompts(self) -> list[str]:
+        """What the model is asked during the training, each time."""
+        return [
+            build_prompt(question, (), ZERO_SHOT)
+            for question in self.validation_questions.questions
+        ]
 
     def forget_unfinished(self) -> None:
         """Drop what a stopped training left, so that the next one begins anew.
@@ -182,6 +210,26 @@ class FineTuned:
         with self.fine_tuned as worn:
             return worn.landscape(ZERO_SHOT)
 
+    @property
+    def start(self) -> Experiment:
+        """The experiment on the training questions, before it is fine-tuned."""
+        return replace(self.experiment, subset=self.training, most_shots=0)
+
+    @property
+    def checkpoints(self) -> dict[str, Experiment]:
+        """The experiment on the training questions with each adapter, by condition and step.
+
+        Trained if need be. Raises UserError as `check` does.
+        """
+        adapters = self.adapters
+        steps = {checkpoint_step(folder): folder for folder in adapters.glob("step-*")}
+        steps[len(read_record(adapters)["loss"])] = adapters / FINAL
+        named = {checkpoint_condition(step): steps[step] for step in sorted(steps)}
+        return {
+            condition: replace(self.start, adapter=folder, condition=condition)
+            for condition, folder in named.items()
+        }
+
     def checkpoint_landscapes(self) -> dict[str, Landscape]:
         """Return the landscapes of the checkpoints on the training questions, by condition.
 
@@ -191,15 +239,11 @@ class FineTuned:
         Raises UserError as `check_landscapes` does.
         Source: the paper, its overlap of checkpoints with the model before fine-tuning.
         """
-        with replace(self.experiment, subset=self.training, most_shots=0) as start:
+        with self.start as start:
             start.representations(ZERO_SHOT)
-        adapters = self.adapters
-        steps = {checkpoint_step(folder): folder for folder in adapters.glob("step-*")}
-        steps[len(read_record(adapters)["loss"])] = adapters / FINAL
         found = {}
-        for step, folder in sorted(steps.items()):
-            condition = checkpoint_condition(step)
-            with replace(start, adapter=folder, condition=condition) as worn:
+        for condition, checkpoint in self.checkpoints.items():
+            with checkpoint as worn:
                 found[condition] = worn.landscape(ZERO_SHOT, start)
         return found
 
@@ -229,15 +273,13 @@ class FineTuned:
         check_targets(model, settings)
         how = (model.config, settings.max_length, experiment.budgets.workers)
         learnt = self.questions.questions
-        # Without the header, as the paper does.
-        tokens = tokenize(tokenizer, [ask(question) for question in learnt], *how)
+        tokens = tokenize(tokenizer, self.learnt_prompts, *how)
         examples = as_examples(tokenizer, learnt, tokens, settings.weight_subjects)
         if not self.options.evaluations:
             return model, examples, None
         asked = self.validation_questions.questions
-        prompts = [build_prompt(question, (), ZERO_SHOT) for question in asked]
         exam = Exam(
-            as_examples(tokenizer, asked, tokenize(tokenizer, prompts, *how)),
+            as_examples(tokenizer, asked, tokenize(tokenizer, self.asked_prompts, *how)),
             [question.subject for question in asked],
             letter_tokens(tokenizer),
         )

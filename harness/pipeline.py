@@ -128,15 +128,12 @@ class Experiment:
         Its tokenizer has no tokens for the letters, it has not positions enough, or its adapter has
         learnt them.
         """
-        from harness.models import load_config
-        from harness.tokenizer import letter_tokens, tokenize
+        from harness.tokenizer import letter_tokens
 
         if self.adapter:
             self.check_unseen(self.adapter)
         letter_tokens(self.loaded_tokenizer)
-        longest = self.prompts(PromptFormat(self.most_shots))
-        config = load_config(self.model)
-        tokenize(self.loaded_tokenizer, longest, config, self.extraction.max_length)
+        self.tokens(self.prompts(PromptFormat(self.most_shots)))
 
     def check_unseen(self, adapter: Path) -> None:
         """Raise DatasetError if a question that is analysed has trained `adapter`."""
@@ -157,6 +154,19 @@ class Experiment:
             for question in self.questions.questions
         ]
 
+    def tokens(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of some prompts, as the model reads them. Raises ModelError."""
+        from harness.models import load_config
+        from harness.tokenizer import tokenize
+
+        return tokenize(
+            self.loaded_tokenizer,
+            prompts,
+            load_config(self.model),
+            self.extraction.max_length,
+            self.budgets.workers,
+        )
+
     @cached_property
     def _shots(self) -> dict[int, Sequence[Question]]:
         return deal_shots(self.questions, self.control)
@@ -168,11 +178,15 @@ class Experiment:
         """
         return self.store.find_or_make(
             "representations",
-            self._extraction_key(prompt),
+            self.extraction_key(prompt),
             lambda to: self._extract(prompt, to),
             launched_processes(),
             lambda: self._loaded,
         )
+
+    def is_extracted(self, prompt: PromptFormat) -> bool:
+        """Return whether the representations in this condition are in the store."""
+        return self.store.find("representations", self.extraction_key(prompt)) is not None
 
     def landscape(self, prompt: PromptFormat, start: Experiment | None = None) -> Landscape:
         """Return the landscape in this condition; measure it if need be.
@@ -181,7 +195,7 @@ class Experiment:
 
         Raises UserError where the model, the questions or the settings do not fit.
         """
-        sources = [one._extraction_key(prompt) for one in (self, start) if one]
+        sources = [one.extraction_key(prompt) for one in (self, start) if one]
         if self.control.labels != "own":
             sources.append(cache_key(self.control))
         key = cache_key(*sources, self.geometry, GEOMETRY_VERSION, version("dadapy"))
@@ -210,7 +224,11 @@ class Experiment:
         right = self._right(self.representations(prompt))
         return accuracy(right, [question.subject for question in questions])
 
-    def _extraction_key(self, prompt: PromptFormat) -> str:
+    def extraction_key(self, prompt: PromptFormat) -> str:
+        """Return what the store knows the representations in this condition by.
+
+        Raises ModelError or DatasetError where model or questions cannot be read.
+        """
         questions = self.questions
         # Without shots the same prompts are asked, whatever others are asked with.
         return cache_key(
@@ -285,7 +303,7 @@ class Experiment:
 
     def _kept(self, prompt: PromptFormat) -> Path:
         # Looked for first: of several processes one measures, and the others do not come here.
-        kept = self.store.find("representations", self._extraction_key(prompt))
+        kept = self.store.find("representations", self.extraction_key(prompt))
         return kept or self.representations(prompt)
 
     def _right(self, folder: Path) -> list[bool]:

@@ -172,6 +172,11 @@ class FineTuning:
             if not 0 <= getattr(self, name) < 1:
                 raise SettingsError(f"{name} is {getattr(self, name)}; give 0 or more, less than 1")
 
+    def steps(self, count: int) -> int:
+        """Return the number of steps of a training on `count` questions."""
+        steps = self.epochs * steps_an_epoch(count, self.batch_size)
+        return min(steps, self.max_steps or steps)
+
 
 @dataclass(frozen=True)
 class GeometrySettings:

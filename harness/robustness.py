@@ -44,15 +44,24 @@ def varied_landscapes(
     Raises GeometryError where the variation cannot be measured, such as PAk in many dimensions;
     ModelError or DatasetError where the model or the questions do not fit it.
     """
-    part, change = GRID[name]
     found = {}
     for plain, numbers in ((experiment, shots), (fine_tuned, [0])):
         if plain is None:
             continue
-        changed = {} if part == "prompt" else {part: replace(getattr(plain, part), **change)}
-        with replace(plain, **changed) as varied:
-            for number in numbers:
-                prompt = PromptFormat(number, **(change if part == "prompt" else {}))
+        changed, prompts = vary(plain, name, numbers)
+        with changed as varied:
+            for prompt in prompts:
                 landscape = replace(varied.landscape(prompt), variation=name)
                 found[landscape.condition] = landscape
     return found
+
+
+def vary(
+    experiment: Experiment, name: str, shots: Sequence[int]
+) -> tuple[Experiment, list[PromptFormat]]:
+    """Return the experiment with the variation of this name in GRID, and its conditions."""
+    part, change = GRID[name]
+    if part == "prompt":
+        return experiment, [PromptFormat(number, **change) for number in shots]
+    changed = {part: replace(getattr(experiment, part), **change)}
+    return replace(experiment, **changed), [PromptFormat(number) for number in shots]

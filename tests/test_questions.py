@@ -129,7 +129,7 @@ def test_other_shots_make_other_prompts_only_where_shots_are_asked(tmp_path: Pat
     def keys(questions: QuestionSet) -> list[str]:
         experiment = Experiment(str(TOY / "model"), QUESTIONS, Store(tmp_path))
         experiment.__dict__["questions"] = questions
-        return [experiment._extraction_key(PromptFormat(shots)) for shots in (0, 1)]
+        return [experiment.extraction_key(PromptFormat(shots)) for shots in (0, 1)]
 
     (zero, one), (same, other) = keys(drawn), keys(replace(drawn, shots=shots))
     assert zero == same and one != other

@@ -38,7 +38,7 @@ from harness.finetuning.training_state import (
 )
 from harness.memory import keep_freed_memory
 from harness.processes import launched_processes
-from harness.protocol import FineTuning, TrainingOptions, steps_an_epoch
+from harness.protocol import FineTuning, TrainingOptions
 from harness.schemas import writable
 from harness.training_record import FINAL, RECORD, checkpoint_name
 
@@ -153,8 +153,7 @@ class _Training:
         self.trained = [
             (name, one) for name, one in prepared.named_parameters() if one.requires_grad
         ]
-        steps = settings.epochs * steps_an_epoch(len(examples), settings.batch_size)
-        self.steps = min(steps, settings.max_steps or steps)
+        self.steps = settings.steps(len(examples))
         self.kept = checkpoint_steps(self.steps, settings.checkpoints)
         device = self.accelerator.device.type
         self.pass_tokens = options.tokens or PASS_TOKENS[device]

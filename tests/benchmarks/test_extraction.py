@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from fixtures.cases import TOY
 from harness.device import default_device, default_precision
 from harness.extraction import extract
-from harness.extraction.arithmetic import distinct_tokens, operations_a_token
+from harness.extraction.arithmetic import distinct_tokens, operations_a_token, product_rate
 from harness.extraction.capture import capturing, site_modules
 from harness.models import load_model
 from harness.protocol import ExtractionSettings, PromptFormat, ShotOrder, Subset
@@ -68,19 +68,6 @@ def naive(judged: Subject, prompts: list[str]) -> float:
     return len(prompts) / (time.perf_counter() - begin)
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Return operations a second of a 4096-cubed matrix product: the best of some."""
-    one, other = torch.randn(2, 4096, 4096, dtype=dtype, device=device)
-    best = float("inf")
-    for _ in range(12):
-        begin = time.perf_counter()
-        one @ other
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - begin)
-    return float(2 * 4096**3 / best)
-
-
 @pytest.mark.parametrize(
     ("shots", "order", "per_subject"),
     [
@@ -105,7 +92,7 @@ def test_engine_against_naive(  # type: ignore[no-untyped-def]
     prompt = PromptFormat(shots, order)
     whole = naive(judged, prompts_of(judged, 1, prompt))
     prompts = prompts_of(judged, per_subject, prompt)
-    rate = matrix_rate(judged.model.device, judged.model.dtype)
+    rate = product_rate(judged.model.device, judged.model.dtype)
     begin = time.perf_counter()
     given = (judged.model, judged.tokenizer, prompts, judged.settings)
     benchmark.pedantic(lambda: extract(*given), rounds=1)

@@ -1,0 +1,153 @@
+"""What there is to compute before a model can be judged, told before any of it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import NamedTuple
+
+from harness.controlled import under_control
+from harness.fine_tuned import ZERO_SHOT, FineTuned
+from harness.finetuning.schedule import checkpoint_steps
+from harness.pipeline import Experiment
+from harness.protocol import Control, PromptFormat
+from harness.robustness import GRID, vary
+from harness.training_record import FINAL, FINE_TUNED, checkpoint_condition
+
+# Of a training step, in passes over its tokens: one forward, and one back through the activations.
+# Gradients of the weights themselves are not computed, and those of an adapter are small.
+PASSES_A_STEP = 2
+
+
+@dataclass(frozen=True)
+class Part:
+    """One thing that the store keeps: an extraction, or a fine-tuning.
+
+    prompts, tokens: all that it reads; computed: the tokens that go through the model.
+    operations: of the matrix products with the model's weights, in floating point.
+    kept: it is in the store already.
+    """
+
+    name: str
+    prompts: int
+    tokens: int
+    computed: int
+    operations: int
+    kept: bool = False
+
+
+class _Asked(NamedTuple):
+    """An extraction; adapter: the one that the model will wear, where it is not trained yet."""
+
+    name: str
+    experiment: Experiment
+    prompt: PromptFormat
+    adapter: str | None = None
+
+
+def workload(
+    experiment: Experiment,
+    shots: Sequence[int],
+    fine_tuned: FineTuned | None = None,
+    controls: Mapping[str, Control] | None = None,
+    robustness: bool = False,
+) -> list[Part]:
+    """Return what the landscapes of an experiment need, each thing once however many need it.
+
+    Measuring the geometry is not among it.
+
+    Raises ModelError or DatasetError where the model or the questions do not fit.
+    """
+    parts: dict[str, Part] = {}
+    if fine_tuned:
+        parts["fine-tuning"] = _training(fine_tuned)
+    for name, one, prompt, adapter in _extractions(
+        experiment, shots, fine_tuned, controls or {}, robustness
+    ):
+        key = one.extraction_key(prompt) + (adapter or "")
+        if key not in parts:
+            kept = adapter is None and one.is_extracted(prompt)
+            parts[key] = replace(extraction(one, prompt), name=name, kept=kept)
+    return list(parts.values())
+
+
+def extraction(experiment: Experiment, prompt: PromptFormat) -> Part:
+    """Return what there is to extract in one condition, were it not in the store.
+
+    Raises ModelError or DatasetError where the model or the questions do not fit.
+    """
+    from harness.extraction.arithmetic import distinct_tokens
+
+    tokens = experiment.tokens(experiment.prompts(prompt))
+    network = experiment.control.weights != "none"
+    computed = distinct_tokens(tokens) if network else 0
+    return Part(
+        prompt.condition,
+        len(tokens),
+        sum(map(len, tokens)),
+        computed,
+        computed * _operations_a_token(experiment.model),
+    )
+
+
+@cache
+def _operations_a_token(model: str) -> int:
+    from harness.extraction.arithmetic import operations_a_token
+    from harness.models import model_without_weights
+
+    return operations_a_token(model_without_weights(model))
+
+
+def _training(fine_tuned: FineTuned) -> Part:
+    learnt, asked = (
+        sum(map(len, fine_tuned.experiment.tokens(prompts)))
+        for prompts in (fine_tuned.learnt_prompts, fine_tuned.asked_prompts)
+    )
+    # Every epoch reads all questions; a training that is cut short, the part that its steps have.
+    read = round(learnt * fine_tuned.epochs)
+    evaluations = fine_tuned.options.evaluations
+    answered = asked * (evaluations + 1) if evaluations else 0
+    return Part(
+        "fine-tuning",
+        len(fine_tuned.learnt_prompts),
+        read + answered,
+        read + answered,
+        (PASSES_A_STEP * read + answered) * _operations_a_token(fine_tuned.experiment.model),
+        fine_tuned.is_trained,
+    )
+
+
+def _extractions(
+    experiment: Experiment,
+    shots: Sequence[int],
+    fine_tuned: FineTuned | None,
+    controls: Mapping[str, Control],
+    robustness: bool,
+) -> Iterator[_Asked]:
+    for prompt in map(PromptFormat, shots):
+        yield _Asked(prompt.condition, experiment, prompt)
+    tuned, adapter = experiment, None
+    if fine_tuned:
+        start = fine_tuned.start
+        if fine_tuned.is_trained:
+            tuned, checkpoints = fine_tuned.fine_tuned, fine_tuned.checkpoints
+        else:
+            adapter, steps = FINAL, fine_tuned.steps
+            kept = [*checkpoint_steps(steps, fine_tuned.settings.checkpoints), steps]
+            checkpoints = dict.fromkeys(map(checkpoint_condition, kept), start)
+        yield _Asked(FINE_TUNED, tuned, ZERO_SHOT, adapter)
+        yield _Asked(checkpoint_condition(0), start, ZERO_SHOT)
+        for condition, worn in checkpoints.items():
+            yield _Asked(condition, worn, ZERO_SHOT, adapter and condition)
+    for name, control in controls.items():
+        under, prompts = under_control(experiment, control, shots)
+        for prompt in prompts:
+            yield _Asked(f"{prompt.condition}, {name}", under, prompt)
+    for name in GRID if robustness else ():
+        varied, prompts = vary(experiment, name, shots)
+        for prompt in prompts:
+            yield _Asked(f"{prompt.condition}, {name}", varied, prompt)
+        if fine_tuned:
+            varied, (prompt,) = vary(tuned, name, [0])
+            yield _Asked(f"{FINE_TUNED}, {name}", varied, prompt, adapter)

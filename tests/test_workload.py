@@ -1,0 +1,128 @@
+"""How much there is to compute, as it is told before anything is."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fixtures.cases import Case, FineTune, Request
+from fixtures.dry_run import in_words
+from harness.controls import null_controls
+from harness.models import load_model
+from harness.pipeline import Experiment
+from harness.protocol import ExtractionSettings, Subset
+from harness.store import Store
+from harness.tokenizer import load_tokenizer
+from harness.workload import Part, workload
+from tests.running import MODEL, QUESTIONS, command
+from tests.test_extract_command import CPU
+
+CONTROLS = null_controls(1)
+
+
+def case(store: Path, **changes: object) -> Case:
+    asked = Request(
+        MODEL,
+        QUESTIONS,
+        None,
+        (0, 1),
+        Subset(per_subject=5),
+        ExtractionSettings(precision="float32"),
+        store,
+        FineTune(epochs=1),
+        train_from_test=3,
+        controls=CONTROLS,
+    )
+    (judged,) = replace(asked, **changes).cases()
+    return judged
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Part], list[Part]]:
+    """A store, and what was to be computed into it, before that was done and after."""
+    store = tmp_path_factory.mktemp("store")
+    before = case(store).workload()
+    assert not list(store.iterdir())
+    case(store).landscapes()
+    return store, before, case(store).workload()
+
+
+def test_what_is_told_is_what_is_computed(told: tuple[Path, list[Part], list[Part]]) -> None:
+    store, before, after = told
+    assert not any(part.kept for part in before) and all(part.kept for part in after)
+    assert [replace(part, kept=True) for part in before] == after
+    entries = [one for one in (store / "representations").iterdir() if one.is_dir()]
+    assert len(before) == len(entries) + 1  # and the fine-tuning
+
+
+def test_each_thing_is_told_once(told: tuple[Path, list[Part], list[Part]]) -> None:
+    names = [part.name for part in told[1]]
+    assert names[:4] == ["fine-tuning", "0-shot", "1-shot", "fine-tuned"]
+    assert names.count("fine-tuned@0") == 1 and "fine-tuned@3" in names
+    # Labels change nothing that is extracted, and other shots nothing where there are none.
+    assert [name for name in names if "," in name] == [
+        "0-shot, random-weights-0", "1-shot, random-weights-0", "0-shot, embeddings",
+        "1-shot, embeddings", "1-shot, other-shots", "1-shot, mixed-shots",
+    ]  # fmt: skip
+
+
+def test_of_the_grid_only_what_the_model_sees_is_told(tmp_path: Path) -> None:
+    names = {part.name for part in case(tmp_path, controls={}, robustness=True).workload()}
+    varied = {name.partition(", ")[2] for name in names if ", " in name}
+    others = {"shots in order", "shots' seed 43"}
+    assert varied == {"site norm2", "site res2", "questions' seed 43", "no header", *others}
+    for name in others:  # nothing but shots
+        assert f"1-shot, {name}" in names and f"0-shot, {name}" not in names
+    assert "fine-tuned, site res2" in names
+
+
+def test_a_training_reads_its_questions_forward_and_back_and_the_others_forward(
+    told: tuple[Path, list[Part], list[Part]],
+) -> None:
+    fine_tuned = case(told[0]).fine_tuned
+    assert fine_tuned
+    model = load_model(MODEL, "float32", CPU)
+    weights = sum(one.numel() for one in model.get_decoder().layers.parameters())
+    weights += model.get_decoder().norm.weight.numel()
+    tokenizer = load_tokenizer(MODEL)
+    learnt, asked = (
+        sum(len(tokenizer(text)["input_ids"]) for text in texts)
+        for texts in (fine_tuned.learnt_prompts, fine_tuned.asked_prompts)
+    )
+    times = fine_tuned.options.evaluations + 1
+    part = told[1][0]
+    assert part.tokens == learnt + times * asked
+    assert part.operations == 2 * weights * (2 * learnt + times * asked)
+    # Cut short after the first of three steps of sixteen questions, it reads a third.
+    short = replace(fine_tuned, settings=replace(fine_tuned.settings, max_steps=1))
+    assert short.epochs == pytest.approx(1 / 3)
+
+
+def test_without_a_network_nothing_goes_through_one(tmp_path: Path) -> None:
+    plain = Experiment(MODEL, QUESTIONS, Store(tmp_path), Subset(per_subject=2), most_shots=1)
+    own, bare = workload(plain, [1], controls={"embeddings": CONTROLS["embeddings"]})
+    assert (bare.tokens, bare.computed, bare.operations) == (own.tokens, 0, 0)
+    assert own.computed and own.operations
+
+
+def test_the_time_is_that_of_what_is_left() -> None:
+    parts = [
+        Part("0-shot", 10, 100, 80, int(3e15)),
+        Part("1-shot", 10, 100, 80, int(9e15), kept=True),
+        Part("embeddings", 10, 100, 0, 0),
+    ]
+    lines = in_words("model", parts, "float32", 1e12)
+    assert [line.endswith(", in the store") for line in lines] == [False, False, True, False, False]
+    assert "50.0 minutes" in lines[1] and "left: 3 PFLOP" in lines[-1]
+    assert "50.0 minutes" in lines[-1]
+    assert "nothing is left" in in_words("model", [replace(parts[0], kept=True)], "float32", 1)[-1]
+
+
+def test_the_claims_tell_it_and_compute_nothing(tmp_path: Path) -> None:
+    given = ["claims", "--dry-run", "--model", MODEL, "--mmlu", QUESTIONS, "--shots", "0"]
+    store, out = tmp_path / "store", tmp_path / "out"
+    done = command("pytest", *given, "--store", str(store), "--out", str(out))
+    printed, errors = done.communicate(timeout=100)
+    assert done.returncode == 0, printed + errors
+    assert "0-shot" in printed and "PFLOP" in printed and "no tests ran" in printed
+    assert not store.exists() and not out.exists()

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from fixtures.cases import Case, FineTune, Request
 from fixtures.dry_run import in_words
@@ -15,8 +16,8 @@ from harness.store import Store
 from harness.tokenizer import load_tokenizer
 from harness.workload import Part, workload
 from tests.running import MODEL, QUESTIONS, command
-from tests.test_extract_command import CPU
 
+CPU = torch.device("cpu")
 CONTROLS = null_controls(1)
 
 

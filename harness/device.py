@@ -1,19 +1,24 @@
-"""The device that computes here, and the precision that it has instructions for.
+"""The device that computes here, what it has instructions for, and how fast it is.
 
 torch is imported late: it takes seconds, and a report that only reads does not need it.
 """
 
 from __future__ import annotations
 
+import math
 import os
+import time
+from functools import cache
 from typing import TYPE_CHECKING
 
+from harness.processes import launched_processes
 from harness.protocol import Precision
 
 if TYPE_CHECKING:
     import torch
 
-BFLOAT16_CAPABILITY = (8, 0)  # of a GPU: Ampere, the first that multiplies in it
+# A processor's instructions for bfloat16, as torch calls them: of x86-64, and of ARM.
+BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16")
 
 
 def default_device() -> torch.device:
@@ -34,22 +39,44 @@ def device_name() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
-def default_precision() -> Precision:
-    """Return bfloat16, the paper's, where the device has instructions for it, and else float32.
+def default_precision(on_gpu: bool | None = None) -> Precision:
+    """Return bfloat16, the paper's; float32 without a GPU, on a processor that lacks bfloat16.
 
-    Without them bfloat16 takes several times as long as float32, and is no nearer to the paper's
-    than float32 is.
+    There it takes a fraction of bfloat16's time. Processes of one launch return the same.
+
+    on_gpu: whether one will compute; None is as this process does.
     """
-    return "bfloat16" if has_bfloat16(default_device()) else "float32"
+    if on_gpu is None:
+        on_gpu = default_device().type != "cpu"
+    return "bfloat16" if launched_processes().agree(on_gpu or has_bfloat16()) else "float32"
 
 
-def has_bfloat16(device: torch.device) -> bool:
-    """Return whether `device` has instructions for bfloat16; yes where torch can't say."""
+def has_bfloat16() -> bool:
+    """Return whether the processor has instructions for bfloat16; yes where torch can't say."""
     import torch
 
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= BFLOAT16_CAPABILITY
     if not hasattr(torch.cpu, "get_capabilities"):
         return True
     known = torch.cpu.get_capabilities()
-    return known["architecture"] != "x86_64" or any(map(known.get, ("amx_bf16", "avx512_bf16")))
+    told = [known[name] for name in BFLOAT16 if name in known]
+    return any(told) or not told
+
+
+@cache
+def product_rate(device: torch.device, dtype: torch.dtype, times: int = 12) -> float:
+    """Return the operations a second of a 4096-cubed matrix product: the best of `times`."""
+    import torch
+
+    def finish() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    one, other = torch.randn(2, 4096, 4096, dtype=dtype, device=device)
+    best = math.inf
+    for _ in range(times):
+        finish()
+        begin = time.perf_counter()
+        one @ other
+        finish()
+        best = min(best, time.perf_counter() - begin)
+    return 2 * 4096**3 / best

@@ -159,6 +159,21 @@ class FineTuned:
         return self.settings.steps(len(self.questions.questions))
 
     @property
+    def kept_steps(self) -> list[int]:
+        """The steps after which an adapter is kept; the last is the final one's."""
+        from harness.finetuning.schedule import checkpoint_steps
+
+        return [*checkpoint_steps(self.steps, self.settings.checkpoints), self.steps]
+
+    @property
+    def evaluations(self) -> int:
+        """How often the validation split is asked: before, and during the training."""
+        from harness.finetuning.schedule import even_steps
+
+        asked = even_steps(self.steps, self.options.evaluations)
+        return 1 + len(asked) if asked else 0
+
+    @property
     def epochs(self) -> float:
         """How often the training reads its questions. Raises DatasetError."""
         count = len(self.questions.questions)
@@ -217,9 +232,9 @@ class FineTuned:
 
     @property
     def checkpoints(self) -> dict[str, Experiment]:
-        """The experiment on the training questions with each adapter, by condition and step.
+        """The experiment on the training questions with each adapter, by condition.
 
-        Trained if need be. Raises UserError as `check` does.
+        In the order of their steps; trained if need be. Raises UserError as `check` does.
         """
         adapters = self.adapters
         steps = {checkpoint_step(folder): folder for folder in adapters.glob("step-*")}

@@ -33,13 +33,13 @@ CURVES = (
     "answer_clusters",
     "kindred",
     "kindred_by_chance",
+    "overlap_answers",
     # Which the paper's repository computes too, and no claim asks for:
     "ami_subjects",
     "ami_answers",
     "homogeneity_subjects",
     "homogeneity_answers",
     "overlap_subjects",
-    "overlap_answers",
 )
 PUBLISHED = "published:"  # how the names of models begin whose curves were published
 FIRST_HALF = (0.0, 0.5)  # of the relative depth: where subjects are looked for

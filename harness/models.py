@@ -61,9 +61,9 @@ def load_model(
     Raises ModelError if there is no such model or adapter, or it cannot be read.
     """
     dtype, computes = getattr(torch, precision), computes or device
-    if dtype is torch.bfloat16 and not has_bfloat16(computes):
+    if dtype is torch.bfloat16 and computes.type == "cpu" and not has_bfloat16():
         warnings.warn(
-            "this machine has no instructions for bfloat16; --precision float32 takes a fraction "
+            "this processor has no instructions for bfloat16; --precision float32 takes a fraction "
             "of the time here",
             stacklevel=2,
         )

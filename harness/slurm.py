@@ -106,22 +106,26 @@ class Run:
 
 
 def choose_cluster(wanted: str) -> str:
-    """Return `slurm`, `local` or `debug`; `auto` is slurm where sbatch is, and else local.
+    """Return `slurm`, `local` or `debug`; `auto` is slurm where sbatch is, and else local."""
+    if wanted == "auto":
+        return "slurm" if _has_slurm() else "local"
+    return wanted
 
-    Raises SettingsError where submitit or SLURM is not installed.
-    """
+
+def check_cluster(cluster: str) -> None:
+    """Raise SettingsError where submitit, or the SLURM that is asked for, is not installed."""
     try:
         _import_submitit()
     except ImportError as error:
         raise SettingsError("jobs need submitit: pip install submitit") from error
-    slurm = shutil.which("sbatch") and shutil.which("srun")
-    if wanted == "slurm" and not slurm:
+    if cluster == "slurm" and not _has_slurm():
         raise SettingsError(
             "--cluster slurm: there is no sbatch here; log in where it is, or use --cluster local"
         )
-    if wanted == "auto":
-        return "slurm" if slurm else "local"
-    return wanted
+
+
+def _has_slurm() -> bool:
+    return all(map(shutil.which, ("sbatch", "srun")))
 
 
 def _import_submitit() -> None:

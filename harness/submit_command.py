@@ -18,7 +18,7 @@ from harness.errors import SettingsError, UserError
 from harness.experiment_commands import experiment_of, extract, measure
 from harness.fine_tuned import FineTuned
 from harness.finetune_command import fine_tuning, finetune
-from harness.protocol import ExtractionSettings, parse_shots
+from harness.protocol import parse_shots
 
 STAGES = {"extract": extract, "measure": measure, "finetune": finetune}
 
@@ -94,6 +94,7 @@ def submit(
     from harness.jobs import plan
     from harness.slurm import (
         Resources,
+        check_cluster,
         choose_cluster,
         parse_minutes,
         parse_others,
@@ -115,13 +116,14 @@ def submit(
     resources = Resources(
         parse_minutes(time), memory, cpus, partition, cpu_partition, max_parallel, others
     )
+    cluster = choose_cluster(cluster)
     if not dry_run:
-        cluster = choose_cluster(cluster)
+        check_cluster(cluster)
     wanted = parse_shots(shots)
+    here = cluster != "slurm"
     if options["precision"] is None:
         # Said to all jobs: the node that measures may have no GPU, and would choose otherwise.
-        on_gpus = gpus and cluster not in ("local", "debug")
-        options["precision"] = ExtractionSettings.precision if on_gpus else default_precision()
+        options["precision"] = default_precision(None if here else gpus > 0)
     trained = None
     if fine_tune:
         trained, training = _fine_tuning(options, fine_tune_options, max(gpus, 1))
@@ -145,15 +147,17 @@ def submit(
     for job in jobs:
         # What a command would refuse is refused before anything waits in a queue for hours.
         STAGES[job.stage].make_context(job.stage, list(job.arguments))
+    judging = f"judge it with --precision {options['precision']}"
     if dry_run:
+        click.echo(judging, err=True)
         for job in jobs:
             after = f", after {', '.join(job.needs)}" if job.needs else ""
-            here = cluster in ("local", "debug")
             asked = f"GPUs: {job.gpus}" if here else f"sbatch {sbatch_options(job, resources)}"
             click.echo(f"# {job.name}{after}; {asked}\n{shlex.join(job.command)}")
         return
     logs = logs or out / "logs"
     with _new_folders(out, logs):
+        click.echo(judging, err=True)
         if cluster == "slurm":
             for name, job_id in submit_to_slurm(jobs, resources, logs).items():
                 click.echo(f"{name}: job {job_id}")

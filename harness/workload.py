@@ -8,8 +8,8 @@ from functools import cache
 from typing import NamedTuple
 
 from harness.controlled import under_control
+from harness.errors import DatasetError, ModelError
 from harness.fine_tuned import ZERO_SHOT, FineTuned
-from harness.finetuning.schedule import checkpoint_steps
 from harness.pipeline import Experiment
 from harness.protocol import Control, PromptFormat
 from harness.robustness import GRID, vary
@@ -24,9 +24,11 @@ PASSES_A_STEP = 2
 class Part:
     """One thing that the store keeps: an extraction, or a fine-tuning.
 
-    prompts, tokens: all that it reads; computed: the tokens that go through the model.
+    prompts, tokens: all that it reads; computed: the tokens that go through the model, where what
+        prompts share is computed once.
     operations: of the matrix products with the model's weights, in floating point.
-    kept: it is in the store already.
+    kept: it is in the store already, whole.
+    obstacle: why it cannot be measured, and will be left out; or nothing.
     """
 
     name: str
@@ -35,15 +37,21 @@ class Part:
     computed: int
     operations: int
     kept: bool = False
+    obstacle: str = ""
 
 
 class _Asked(NamedTuple):
-    """An extraction; adapter: the one that the model will wear, where it is not trained yet."""
+    """An extraction.
+
+    adapter: the one that the model will wear, where it is not trained yet.
+    further: of a control or a variation, of which one that cannot be measured is left out.
+    """
 
     name: str
     experiment: Experiment
     prompt: PromptFormat
     adapter: str | None = None
+    further: bool = False
 
 
 def workload(
@@ -57,18 +65,24 @@ def workload(
 
     Measuring the geometry is not among it.
 
-    Raises ModelError or DatasetError where the model or the questions do not fit.
+    Raises ModelError or DatasetError where the model or the questions do not fit; of controls and
+    variations that is their obstacle.
     """
     parts: dict[str, Part] = {}
     if fine_tuned:
         parts["fine-tuning"] = _training(fine_tuned)
-    for name, one, prompt, adapter in _extractions(
+    for name, one, prompt, adapter, further in _extractions(
         experiment, shots, fine_tuned, controls or {}, robustness
     ):
-        key = one.extraction_key(prompt) + (adapter or "")
-        if key not in parts:
-            kept = adapter is None and one.is_extracted(prompt)
-            parts[key] = replace(extraction(one, prompt), name=name, kept=kept)
+        try:
+            key = one.extraction_key(prompt) + (adapter or "")
+            if key not in parts:
+                kept = adapter is None and one.is_extracted(prompt)
+                parts[key] = replace(extraction(one, prompt), name=name, kept=kept)
+        except (DatasetError, ModelError) as error:
+            if not further:
+                raise
+            parts[name] = Part(name, 0, 0, 0, 0, obstacle=str(error))
     return list(parts.values())
 
 
@@ -100,14 +114,13 @@ def _operations_a_token(model: str) -> int:
 
 
 def _training(fine_tuned: FineTuned) -> Part:
-    learnt, asked = (
-        sum(map(len, fine_tuned.experiment.tokens(prompts)))
-        for prompts in (fine_tuned.learnt_prompts, fine_tuned.asked_prompts)
-    )
+    def count(prompts: list[str]) -> int:
+        return sum(map(len, fine_tuned.experiment.tokens(prompts)))
+
     # Every epoch reads all questions; a training that is cut short, the part that its steps have.
-    read = round(learnt * fine_tuned.epochs)
-    evaluations = fine_tuned.options.evaluations
-    answered = asked * (evaluations + 1) if evaluations else 0
+    read = round(count(fine_tuned.learnt_prompts) * fine_tuned.epochs)
+    times = fine_tuned.evaluations
+    answered = times * count(fine_tuned.asked_prompts) if times else 0
     return Part(
         "fine-tuning",
         len(fine_tuned.learnt_prompts),
@@ -133,9 +146,8 @@ def _extractions(
         if fine_tuned.is_trained:
             tuned, checkpoints = fine_tuned.fine_tuned, fine_tuned.checkpoints
         else:
-            adapter, steps = FINAL, fine_tuned.steps
-            kept = [*checkpoint_steps(steps, fine_tuned.settings.checkpoints), steps]
-            checkpoints = dict.fromkeys(map(checkpoint_condition, kept), start)
+            adapter = FINAL
+            checkpoints = dict.fromkeys(map(checkpoint_condition, fine_tuned.kept_steps), start)
         yield _Asked(FINE_TUNED, tuned, ZERO_SHOT, adapter)
         yield _Asked(checkpoint_condition(0), start, ZERO_SHOT)
         for condition, worn in checkpoints.items():
@@ -143,11 +155,11 @@ def _extractions(
     for name, control in controls.items():
         under, prompts = under_control(experiment, control, shots)
         for prompt in prompts:
-            yield _Asked(f"{prompt.condition}, {name}", under, prompt)
+            yield _Asked(f"{prompt.condition}, {name}", under, prompt, further=True)
     for name in GRID if robustness else ():
         varied, prompts = vary(experiment, name, shots)
         for prompt in prompts:
-            yield _Asked(f"{prompt.condition}, {name}", varied, prompt)
+            yield _Asked(f"{prompt.condition}, {name}", varied, prompt, further=True)
         if fine_tuned:
             varied, (prompt,) = vary(tuned, name, [0])
-            yield _Asked(f"{FINE_TUNED}, {name}", varied, prompt, adapter)
+            yield _Asked(f"{FINE_TUNED}, {name}", varied, prompt, adapter, further=True)

@@ -84,7 +84,7 @@ def under_controls(own: Landscape, controls: Mapping[str, Landscape]) -> Figure:
     return figure
 
 
-def over_training(checkpoints: Sequence[Landscape], quantity: str) -> Figure:
+def by_step(checkpoints: Sequence[Landscape], quantity: str) -> Figure:
     """Return one quantity over relative depth, a line a checkpoint: the later, the darker."""
     figure, axis = _panel()
     shades = mpl.colormaps["cividis_r"]  # its palest third would not be seen on white

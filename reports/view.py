@@ -245,7 +245,7 @@ class Report:
             ]
         )
 
-    def over_training(self, *quantities: str) -> str:
+    def by_step(self, *quantities: str) -> str:
         """Return the panels of what fine-tuning changes, on the questions that train the model."""
         shown = []
         for quantity in quantities:
@@ -255,7 +255,7 @@ class Report:
                 checkpoints = [one for one in measured if one.checkpoint is not None]
                 if checkpoints:
                     title = f"{model}: {figures.QUANTITIES[quantity]}, by steps of fine-tuning"
-                    panels.append((title, figures.over_training(checkpoints, quantity)))
+                    panels.append((title, figures.by_step(checkpoints, quantity)))
             shown.append(self._panels(panels))
         return "".join(shown)
 

@@ -24,7 +24,7 @@ LAYERS = tuple(range(1, 33))
 DEPTH = np.array(LAYERS) / 32
 Values = NDArray[np.float64]
 Model = dict[str, Landscape]
-TUNED, CHECKPOINT = "fine-tuned", "fine-tuned@600"
+TUNED, FIRST, CHECKPOINT = "fine-tuned", "fine-tuned@1", "fine-tuned@600"
 FEW = ("1-shot", "2-shot", "5-shot")
 
 
@@ -75,6 +75,7 @@ def conditions(accuracy: float = 0.64, late_few: float = 0.03) -> Model:
             ari_answers=phases(0, 0.25),
             answer_clusters=phases(0.3, 0.65),
         ),
+        landscape(FIRST, 0.3, overlap_answers=phases(0.25, 0.27)),
         landscape(
             CHECKPOINT,
             0.9,
@@ -259,6 +260,7 @@ CONTRARY: dict[str, dict[str, Model]] = {
     "answers-learnt": {
         "by heart, and mixed": changed(PAPER, CHECKPOINT, overlap_answers=phases(0.25, 0.3)),
         "early too": changed(PAPER, CHECKPOINT, overlap_answers=phases(0.7, 0.75)),
+        "before it too": changed(PAPER, FIRST, overlap_answers=phases(0.25, 0.75)),
     },
     "answers-few-shot": {
         "late, with shots": changed(PAPER, "5-shot", ari_answers=phases(0, 0.2)),
@@ -379,10 +381,13 @@ def test_few_right_answers_cannot_fill_clusters_of_their_letters() -> None:
     assert "0.50 [0.50, 0.50]" in verdict("answers-clusters", weak)
 
 
-def test_what_was_not_learnt_is_grouped_by_no_answer() -> None:
-    names = {"overlap_answers": phases(0.25, 0.4)}
-    weak = with_accuracy(changed(PAPER, CHECKPOINT, **names), **{CHECKPOINT: 0.5})
-    assert "0.50 [0.50, 0.50]" in verdict("answers-learnt", weak)
+def test_learning_is_judged_of_models_that_learn() -> None:
+    for learns_little in ({CHECKPOINT: 0.5}, {FIRST: 0.9}):
+        assert "right are less than half, then more" in verdict(
+            "answers-learnt", with_accuracy(PAPER, **learns_little)
+        )
+    alone = {name: one for name, one in PAPER.items() if name != FIRST}
+    assert "2 or more; there are 1" in verdict("answers-learnt", alone)
 
 
 def test_one_layer_alone_has_no_hump() -> None:

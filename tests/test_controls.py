@@ -270,6 +270,9 @@ def test_a_control_whose_prompts_are_too_long_is_left_out_with_the_reason(tmp_pa
     (model / "config.json").write_text(json.dumps(config))
     (case,) = request.cases()
     case.check()
+    (obstacle,) = (part for part in case.to_compute() if part.obstacle)
+    assert obstacle.name == "1-shot, mixed-shots" and not obstacle.operations
+    assert f"takes {longest()} tokens" in obstacle.obstacle
     before = models()
     measured = case.landscapes()
     assert set(measured.own) == {"0-shot", "1-shot"} and not measured.controls

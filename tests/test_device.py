@@ -11,6 +11,7 @@ from harness import device
 from harness.cli import commands
 from harness.finetune_command import fine_tuning, finetune
 from harness.models import load_model
+from harness.processes import Processes
 from tests.running import MODEL, QUESTIONS, command
 
 CPU = torch.device("cpu")
@@ -19,7 +20,9 @@ MACHINES = [
     (PLAIN, "float32"),
     (PLAIN | {"avx512_bf16": True}, "bfloat16"),
     (PLAIN | {"amx_bf16": True}, "bfloat16"),
-    ({"architecture": "aarch64"}, "bfloat16"),
+    ({"neon": True, "bf16": False}, "float32"),
+    ({"neon": True, "bf16": True}, "bfloat16"),
+    ({"vsx": True}, "bfloat16"),  # of which torch does not say it
 ]
 
 
@@ -35,19 +38,24 @@ def test_bfloat16_is_taken_where_the_processor_has_it(
 ) -> None:
     on(monkeypatch, processor)
     assert device.default_precision() == precision
+    assert device.default_precision(on_gpu=True) == "bfloat16"
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert device.default_precision() == "bfloat16"
 
 
-@pytest.mark.parametrize(
-    ("capability", "precision"), [((7, 5), "float32"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")]
-)
-def test_a_gpu_takes_bfloat16_from_ampere_on(
-    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], precision: str
-) -> None:
+def test_a_gpu_takes_bfloat16_whatever_the_processor_has(monkeypatch: pytest.MonkeyPatch) -> None:
     on(monkeypatch, PLAIN)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    assert device.default_precision() == precision
+    assert device.default_precision() == "bfloat16"
+    assert device.default_precision(on_gpu=False) == "float32"
+
+
+def test_processes_on_unlike_processors_take_the_main_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    on(monkeypatch, PLAIN | {"amx_bf16": True})
+    monkeypatch.setattr(Processes, "agree", lambda self, answer: False)
+    monkeypatch.setattr(device, "launched_processes", lambda: Processes(1, 2))
+    assert device.default_precision() == "float32"
 
 
 @pytest.mark.parametrize("processor", [PLAIN, PLAIN | {"amx_bf16": True}])
@@ -55,13 +63,17 @@ def test_the_stages_take_it_and_say_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, processor: dict[str, object]
 ) -> None:
     on(monkeypatch, processor)
+    precision = device.default_precision()
     given = ["--model", MODEL, "--mmlu", QUESTIONS, "--per-subject", "2", "--out-dir"]
-    for number, more in enumerate(([], ["--precision", device.default_precision()])):
+    for number, more in enumerate(([], ["--precision", precision])):
         out = tmp_path / str(number)
-        command = ["extract", *given, str(out), "--store", str(tmp_path / "store"), *more]
-        assert CliRunner().invoke(commands, command).exit_code == 0
+        asked = ["extract", *given, str(out), "--store", str(tmp_path / "store"), *more]
+        done = CliRunner().invoke(commands, asked)
+        assert done.exit_code == 0
+        said = "computing in float32: this processor" in done.stderr
+        assert said == (precision == "float32" and not more)
         settings = json.loads((out / "settings.json").read_text("utf-8"))
-        assert settings["ExtractionSettings"]["precision"] == device.default_precision()
+        assert settings["ExtractionSettings"]["precision"] == precision
     # Whoever says what would be taken anyway, computes nothing again.
     kept = [one for one in (tmp_path / "store" / "representations").iterdir() if one.is_dir()]
     assert len(kept) == 1
@@ -77,7 +89,7 @@ def test_fine_tuning_takes_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_claims_take_it_and_say_so() -> None:
     judged = ["claims", "--collect-only", "--model", MODEL, "--mmlu", QUESTIONS]
-    printed, errors = command("pytest", *judged).communicate(timeout=100)
+    printed, errors = command("pytest", *judged).communicate(timeout=300)
     assert f"; device {device.device_name()}, {device.default_precision()}\n" in printed, errors
 
 

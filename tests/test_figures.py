@@ -28,7 +28,7 @@ def test_a_label_is_where_its_line_ends() -> None:
         replace(landscape(f"fine-tuned@{step}"), curves={OVERLAP: (0.9, 0.9, 0.9, end)}, draws=())
         for step, end in ((10, 0.8), (200, 0.2))
     ]
-    axis = figures.over_training(checkpoints, OVERLAP).axes[0]
+    axis = figures.by_step(checkpoints, OVERLAP).axes[0]
     texts = {text.get_text(): text for text in axis.texts}
     for one in checkpoints:
         text = texts[one.condition.partition("@")[2]]

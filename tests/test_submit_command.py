@@ -75,7 +75,7 @@ def test_a_dry_run_prints_a_script(tmp_path: Path) -> None:
         *EXPERIMENT, "--use-slow-tokenizer", "--shots", "1", "--num-few-shots", "1,0",
         "--store", "kept", "--seed", "0", "--out", str(out), "--fine-tune", "--dry-run",
         "--partition", "fast", "--cpu-partition", "slow", "--time", "1:30:00", "--memory", "1.5",
-        "--slurm", "account=me", "--", "--epochs", "4",
+        "--cluster", "slurm", "--slurm", "account=me", "--", "--epochs", "4",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
@@ -105,18 +105,21 @@ def test_a_dry_run_prints_a_script(tmp_path: Path) -> None:
         (["--cluster", "slurm", "--gpus", "1"], "bfloat16"),
         (["--cluster", "slurm", "--gpus", "0"], "float32"),
         (["--cluster", "local", "--gpus", "1"], "float32"),
+        (["--gpus", "1"], "float32"),  # no sbatch, so on this machine
     ],
 )
 def test_all_jobs_compute_in_one_precision_wherever_they_run(
     monkeypatch: pytest.MonkeyPatch, where: list[str], precision: str
 ) -> None:
-    monkeypatch.setattr("harness.submit_command.default_precision", lambda: "float32")
+    monkeypatch.setattr("harness.device.has_bfloat16", lambda: False)
+    monkeypatch.setattr("harness.slurm.shutil.which", lambda _: None)
     model = ["--model", str(TOY / "model"), "--mmlu", str(TOY / "questions")]
     done = submit(*model, *where, "--out", "results", "--fine-tune", "--dry-run")
     assert done.exit_code == 0, done.output
     commands = [line for line in done.stdout.splitlines() if not line.startswith("#")]
     assert len(commands) == 5
     assert all(f" --precision {precision} " in command for command in commands)
+    assert f"--precision {precision}" in done.stderr
 
 
 @pytest.mark.parametrize(

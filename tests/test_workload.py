@@ -1,5 +1,6 @@
 """How much there is to compute, as it is told before anything is."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from fixtures.cases import Case, FineTune, Request
-from fixtures.dry_run import in_words
+from fixtures.dry_run import in_words, table
 from harness.controls import null_controls
 from harness.models import load_model
 from harness.pipeline import Experiment
@@ -18,7 +19,11 @@ from harness.workload import Part, workload
 from tests.running import MODEL, QUESTIONS, command
 
 CPU = torch.device("cpu")
-CONTROLS = null_controls(1)
+CONTROLS = {
+    name: one
+    for name, one in null_controls(1).items()
+    if name in ("embeddings", "other-shots", "mixed-shots", "shuffled-labels")
+}
 
 
 def case(store: Path, **changes: object) -> Case:
@@ -42,10 +47,10 @@ def case(store: Path, **changes: object) -> Case:
 def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Part], list[Part]]:
     """A store, and what was to be computed into it, before that was done and after."""
     store = tmp_path_factory.mktemp("store")
-    before = case(store).workload()
+    before = case(store).to_compute()
     assert not list(store.iterdir())
     case(store).landscapes()
-    return store, before, case(store).workload()
+    return store, before, case(store).to_compute()
 
 
 def test_what_is_told_is_what_is_computed(told: tuple[Path, list[Part], list[Part]]) -> None:
@@ -62,13 +67,12 @@ def test_each_thing_is_told_once(told: tuple[Path, list[Part], list[Part]]) -> N
     assert names.count("fine-tuned@0") == 1 and "fine-tuned@3" in names
     # Labels change nothing that is extracted, and other shots nothing where there are none.
     assert [name for name in names if "," in name] == [
-        "0-shot, random-weights-0", "1-shot, random-weights-0", "0-shot, embeddings",
-        "1-shot, embeddings", "1-shot, other-shots", "1-shot, mixed-shots",
+        "0-shot, embeddings", "1-shot, embeddings", "1-shot, other-shots", "1-shot, mixed-shots",
     ]  # fmt: skip
 
 
 def test_of_the_grid_only_what_the_model_sees_is_told(tmp_path: Path) -> None:
-    names = {part.name for part in case(tmp_path, controls={}, robustness=True).workload()}
+    names = {part.name for part in case(tmp_path, controls={}, robustness=True).to_compute()}
     varied = {name.partition(", ")[2] for name in names if ", " in name}
     others = {"shots in order", "shots' seed 43"}
     assert varied == {"site norm2", "site res2", "questions' seed 43", "no header", *others}
@@ -90,7 +94,9 @@ def test_a_training_reads_its_questions_forward_and_back_and_the_others_forward(
         sum(len(tokenizer(text)["input_ids"]) for text in texts)
         for texts in (fine_tuned.learnt_prompts, fine_tuned.asked_prompts)
     )
-    times = fine_tuned.options.evaluations + 1
+    record = json.loads((fine_tuned.adapters / "training.json").read_text("utf-8"))
+    times = len(record["validation"])  # fewer than --eval-steps, in a training of three steps
+    assert fine_tuned.steps == len(record["loss"]) == 3 and times == 4
     part = told[1][0]
     assert part.tokens == learnt + times * asked
     assert part.operations == 2 * weights * (2 * learnt + times * asked)
@@ -111,19 +117,43 @@ def test_the_time_is_that_of_what_is_left() -> None:
         Part("0-shot", 10, 100, 80, int(3e15)),
         Part("1-shot", 10, 100, 80, int(9e15), kept=True),
         Part("embeddings", 10, 100, 0, 0),
+        Part("mixed-shots", 0, 0, 0, 0, obstacle="too long"),
     ]
-    lines = in_words("model", parts, "float32", 1e12)
-    assert [line.endswith(", in the store") for line in lines] == [False, False, True, False, False]
-    assert "50.0 minutes" in lines[1] and "left: 3 PFLOP" in lines[-1]
-    assert "50.0 minutes" in lines[-1]
-    assert "nothing is left" in in_words("model", [replace(parts[0], kept=True)], "float32", 1)[-1]
+    lines = list(table(parts, 1e12))
+    ends = ("3 PFLOP, 50.0 minutes", "in the store", "no network", "left out: too long")
+    assert all(line.endswith(end) for line, end in zip(lines, ends, strict=False))
+    assert "3 PFLOP, 50.0 minutes at the least" in lines[-1] and len(lines) == 5
+    assert ": nothing; " in list(table(parts[1:], 0.0))[-1]
+
+
+def test_without_a_gpu_the_papers_models_are_not_looked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    unheard = replace(case(tmp_path), name="llama-3-8b", paper_model=True)
+    assert list(in_words(unheard)) == ["llama-3-8b: will be skipped; the paper's models need a GPU"]
+    monkeypatch.setattr("fixtures.dry_run.device_name", lambda: "a GPU")
+    assert unheard.experiment
+    away = replace(unheard, experiment=replace(unheard.experiment, model="./nowhere"))
+    (line,) = in_words(away)
+    assert "will be skipped; no weights: ./nowhere: no such model folder" in line
 
 
 def test_the_claims_tell_it_and_compute_nothing(tmp_path: Path) -> None:
-    given = ["claims", "--dry-run", "--model", MODEL, "--mmlu", QUESTIONS, "--shots", "0"]
-    store, out = tmp_path / "store", tmp_path / "out"
-    done = command("pytest", *given, "--store", str(store), "--out", str(out))
-    printed, errors = done.communicate(timeout=100)
-    assert done.returncode == 0, printed + errors
-    assert "0-shot" in printed and "PFLOP" in printed and "no tests ran" in printed
-    assert not store.exists() and not out.exists()
+    asked = ["pytest", "claims", "--dry-run", "--model", MODEL, "--mmlu", QUESTIONS]
+    asked += ["--store", str(tmp_path / "store"), "--out", str(tmp_path / "out")]
+
+    def told(*options: str, given: list[str] = asked) -> tuple[int, str]:
+        done = command(*given, *options)
+        printed, errors = done.communicate(timeout=300)
+        assert not list(tmp_path.iterdir()) and "Traceback" not in printed + errors
+        return done.returncode, printed + errors
+
+    status, printed = told("--shots", "0")
+    assert status == 0 and "no tests ran" in printed
+    assert "0-shot" in printed and "minutes at the least" in printed
+    status, printed = told("--record", str(tmp_path / "r.json"))
+    assert status == 2 and "leave out --record" in printed
+    others = ["pytest", "--dry-run", "tests/test_readme.py"]
+    status, printed = told(given=others)
+    assert status == 2 and "run pytest claims" in printed

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Sequence
 
-import torch
 from transformers import PreTrainedModel
 
 from harness.extraction.prefix_tree import Node, build_tree
@@ -19,19 +16,6 @@ def distinct_tokens(prompts: Sequence[Sequence[int]]) -> int:
         return sum(len(node.tokens) + count(node.children) for node in nodes)
 
     return count(build_tree(prompts, least_saving=1))
-
-
-def product_rate(device: torch.device, dtype: torch.dtype, times: int = 12) -> float:
-    """Return the operations a second of a 4096-cubed matrix product: the best of `times`."""
-    one, other = torch.randn(2, 4096, 4096, dtype=dtype, device=device)
-    best = math.inf
-    for _ in range(times):
-        begin = time.perf_counter()
-        one @ other
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - begin)
-    return 2 * 4096**3 / best
 
 
 def operations_a_token(model: PreTrainedModel) -> int:

@@ -16,9 +16,9 @@ import torch
 from transformers import PreTrainedModel
 
 from fixtures.cases import TOY
-from harness.device import default_device, default_precision
+from harness.device import default_device, default_precision, product_rate
 from harness.extraction import extract
-from harness.extraction.arithmetic import distinct_tokens, operations_a_token, product_rate
+from harness.extraction.arithmetic import distinct_tokens, operations_a_token
 from harness.extraction.capture import capturing, site_modules
 from harness.models import load_model
 from harness.protocol import ExtractionSettings, PromptFormat, ShotOrder, Subset

@@ -11,6 +11,7 @@ import base64
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
+from textwrap import fill
 from typing import Any
 
 import matplotlib as mpl
@@ -56,16 +57,16 @@ STYLE: Any = {
 Lines = dict[str, tuple[Landscape, Any]]  # by label: what is drawn, and its color
 LABEL_GAP = 0.075  # of an axis's height, between the labels at its right
 WIDTH, HEIGHT = 4.4, 2.3  # inches
+LABEL_LETTERS = 30  # of a line beside the axis, which is as long as that
 
 
 def profile(landscapes: Sequence[Landscape], quantity: str) -> Figure:
     """Return one quantity over relative depth, a line a condition."""
-    figure, axis = _panel()
+    figure, axis = _panel(QUANTITIES[quantity])
     taken = {COLORS.get(one.condition) for one in landscapes}
     free = cycle([color for color in PALETTE if color not in taken])
     lines = {one.condition: (one, COLORS.get(one.condition) or next(free)) for one in landscapes}
     _draw(axis, lines, quantity)
-    axis.set_ylabel(QUANTITIES[quantity])
     return figure
 
 
@@ -74,26 +75,24 @@ def under_controls(own: Landscape, controls: Mapping[str, Landscape]) -> Figure:
 
     Random weights have one color, whatever their seed.
     """
-    figure, axis = _panel()
+    figure, axis = _panel(f"{own.condition}: {QUANTITIES['ari_subjects']}")
     lines: Lines = {"as it is": (own, COLORS["0-shot"])}
     kinds = list(dict.fromkeys(map(kind_of, controls)))
     for name, landscape in controls.items():
         lines[name] = (landscape, _cycled(kinds.index(kind_of(name))))
     _draw(axis, lines, "ari_subjects")
-    axis.set_ylabel(f"{own.condition}: {QUANTITIES['ari_subjects']}")
     return figure
 
 
 def by_step(checkpoints: Sequence[Landscape], quantity: str) -> Figure:
     """Return one quantity over relative depth, a line a checkpoint: the later, the darker."""
-    figure, axis = _panel()
+    figure, axis = _panel(QUANTITIES[quantity])
     shades = mpl.colormaps["cividis_r"]  # its palest third would not be seen on white
     lines: Lines = {
         str(one.checkpoint): (one, shades(0.35 + 0.65 * number / len(checkpoints)))
         for number, one in enumerate(sorted(checkpoints, key=lambda one: one.checkpoint or 0))
     }
     _draw(axis, lines, quantity, (0, 1.03))
-    axis.set_ylabel(QUANTITIES[quantity])
     return figure
 
 
@@ -145,12 +144,13 @@ def as_image(figure: Figure) -> str:
     return f"data:image/svg+xml;base64,{coded}"
 
 
-def _panel() -> tuple[Figure, Axes]:
+def _panel(label: str) -> tuple[Figure, Axes]:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
         axis = figure.add_subplot()
     axis.set_xlim(0, 1)
     axis.set_xlabel("relative depth")
+    axis.set_ylabel(fill(label, LABEL_LETTERS))
     return figure, axis
 
 

@@ -37,6 +37,15 @@ def test_a_label_is_where_its_line_ends() -> None:
         assert shown == pytest.approx(end, abs=1)
 
 
+@pytest.mark.parametrize("quantity", figures.QUANTITIES)
+def test_the_name_beside_an_axis_is_no_longer_than_it(quantity: str) -> None:
+    own = landscape("fine-tuned@10")
+    figure = figures.profile([own], quantity)
+    figure.draw_without_rendering()
+    name, panel = figure.axes[0].yaxis.label.get_window_extent(), figure.bbox
+    assert panel.y0 <= name.y0 and name.y1 <= panel.y1
+
+
 def test_lines_of_a_panel_have_colors_of_their_own() -> None:
     few = [replace(landscape("0-shot"), condition=f"{shots}-shot") for shots in (0, 2, 3, 4, 8)]
     lines = figures.profile(few, "core_fraction").axes[0].lines

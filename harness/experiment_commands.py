@@ -14,7 +14,7 @@ from click.core import ParameterSource
 from harness.device import default_precision
 from harness.disk import check_file, write_whole
 from harness.fine_tuned import split_test
-from harness.finetune_command import DATASET_OPTION, tell_precision
+from harness.finetune_command import DATASET_OPTION
 from harness.pipeline import Experiment
 from harness.processes import launched_processes
 from harness.protocol import Budgets, ExtractionSettings, GeometrySettings, PromptFormat, Subset
@@ -59,8 +59,8 @@ EXPERIMENT_OPTIONS = (
     click.option("--layer-interval", type=int, default=1, show_default=True),
     click.option(
         "--precision",
-        help="bfloat16, float16 or float32 [default: bfloat16, or float32 on a machine without "
-        "instructions for it].",
+        help="bfloat16, float16 or float32 [default: bfloat16, or float32 without a GPU on a "
+        "processor that lacks it].",
     ),
     click.option("--attention", default="auto", show_default=True, help="Of whole prompts."),
     click.option("--device-map", help="'auto' spreads a large model over all devices."),
@@ -162,7 +162,6 @@ def extract(out_dir: Path | None, remove_duplicates: bool, dry_run: bool, **opti
     if dry_run:
         click.echo(_arithmetic(experiment, prompt))
         return
-    tell_precision(options["precision"], experiment.extraction.precision)
     folder = experiment.representations(prompt)
     if not launched_processes().is_main:
         return
@@ -204,7 +203,6 @@ def measure(
             raise click.UsageError("--labels and --subsamples need FOLDER.")
         experiment, prompt = experiment_of(options)
         experiment.check()
-        tell_precision(options["precision"], experiment.extraction.precision)
         experiment.representations(prompt)
         if launched_processes().is_main:
             write_whole(out, experiment.landscape(prompt).to_json())

@@ -312,7 +312,7 @@ class FineTuned:
             self.options,
             exam,
             self._origin(),
-            f"{model_name(self.experiment.model)}: fine-tune",
+            f"{model_name(self.experiment.model)}: fine-tune in {self.settings.precision}",
         )
 
     def _release(self) -> None:

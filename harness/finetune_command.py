@@ -37,16 +37,6 @@ DATASET_OPTION = click.option(
 )
 
 
-def tell_precision(given: str | None, taken: str) -> None:
-    """Say which precision is taken, where it is not the paper's and nobody asked for it."""
-    if given is None and taken != ExtractionSettings.precision and launched_processes().is_main:
-        click.echo(
-            f"computing in {taken}: this processor has no instructions for bfloat16, which "
-            "--precision bfloat16 takes all the same",
-            err=True,
-        )
-
-
 # The second names are those of the paper's own script, where they differ. An option of the
 # protocol that is not given is the preset's.
 @click.command()
@@ -189,7 +179,6 @@ def finetune(**options: Any) -> None:
         if launched_processes().is_main:
             training.forget_unfinished()
         launched_processes().wait()
-    tell_precision(options["precision"], training.settings.precision)
     adapters = training.adapters
     asked = read_record(adapters).get("validated_on", {}).get("split")
     main = launched_processes().is_main

@@ -246,7 +246,8 @@ class Experiment:
 
         model, tokenizer = self._loaded
         asked = (folder, model, tokenizer, self.prompts(prompt), self.extraction, self.budgets)
-        name = f"{self._name} {self.condition or prompt.condition}: extract"
+        condition, precision = self.condition or prompt.condition, self.extraction.precision
+        name = f"{self._name} {condition}: extract in {precision}"
         processes = launched_processes()
         with counted(folder, device_name()) if processes.is_main else nullcontext():
             if self.control.weights == "none":

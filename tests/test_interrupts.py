@@ -57,6 +57,7 @@ def test_ctrl_c_is_status_130_and_the_next_run_goes_on(tmp_path: Path, given: li
     # Its bar is there: what is interrupted is the work, and not some library that is imported.
     shown = ""
     part = "1-shot: extract" if given[0] == "pytest" else "(extract|fine-tune)"
+    part += " in float32"
     while not re.search(rf"{part}: +[1-9]", shown):
         shown += stopped.stderr.read(1)
         assert stopped.poll() is None, stopped.communicate()

@@ -84,7 +84,7 @@ def test_the_claims_train_what_the_command_trains(
     given = (MODEL, QUESTIONS, None, (0,), Subset(), ExtractionSettings(), tmp_path, FineTune())
     budgets = Budgets(7, cached_tokens=9)
     (case,) = Request(*given, train_from_test, budgets=budgets).cases()
-    options = ["--model", MODEL, "--mmlu", QUESTIONS]
+    options = ["--model", MODEL, "--mmlu", QUESTIONS, "--precision", ExtractionSettings.precision]
     options += ["--train-from-test", "3"] if train_from_test else []
     there = fine_tuning(finetune.make_context("finetune", options).params)
     here = case.fine_tuned

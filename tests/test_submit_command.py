@@ -111,6 +111,7 @@ def test_a_dry_run_prints_a_script(tmp_path: Path) -> None:
 def test_all_jobs_compute_in_one_precision_wherever_they_run(
     monkeypatch: pytest.MonkeyPatch, where: list[str], precision: str
 ) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("harness.device.has_bfloat16", lambda: False)
     monkeypatch.setattr("harness.slurm.shutil.which", lambda _: None)
     model = ["--model", str(TOY / "model"), "--mmlu", str(TOY / "questions")]

@@ -24,13 +24,17 @@ from harness.workload import extraction
 # The second names are those of the paper's own script, where they differ.
 EXPERIMENT_OPTIONS = (
     click.option("--model", "--checkpoint-dir", help="Model folder or hub name."),
-    click.option("--tokenizer", "--tokenizer-dir", help="Of another folder or hub name."),
-    click.option("--use-slow-tokenizer", is_flag=True, help="Not the Rust one, if there are both."),
+    click.option(
+        "--tokenizer", "--tokenizer-dir", help="Folder or hub name [default: the model's]."
+    ),
+    click.option("--use-slow-tokenizer", is_flag=True, help="Not the fast one, if there are two."),
     click.option("--adapter", "--finetuned-path", type=Path, help="Folder of a PEFT adapter."),
-    click.option("--checkpoint", help="Of the adapter: the name of a folder in its folder."),
-    click.option("--condition", help="The landscape's [default: its shots, such as 0-shot]."),
+    click.option("--checkpoint", help="Folder in the adapter's, such as final."),
+    click.option("--condition", help="Name in the landscape [default: 0-shot, 5-shot ...]."),
     DATASET_OPTION,
-    click.option("--split", default="test", show_default=True, help="Or: dev+validation."),
+    click.option(
+        "--split", default="test", show_default=True, help="Such as validation, dev+validation."
+    ),
     click.option("--per-subject", type=int, help="Questions a subject [default: the paper's]."),
     click.option(
         "--train-from-test", type=click.IntRange(min=1),
@@ -40,33 +44,44 @@ EXPERIMENT_OPTIONS = (
         "--leave-out", metavar="SPLIT",
         help="Ask no question of this split, such as dev+validation, that `finetune` trains on.",
     ),
-    click.option("--shots", "--num-few-shots", type=int, default=0, show_default=True),
-    click.option("--shot-order", default="shuffled", show_default=True, help="Or: kept."),
-    click.option("--seed", type=int, default=42, show_default=True, help="Of the shots' order."),
+    click.option(
+        "--shots", "--num-few-shots", type=int, default=0, show_default=True,
+        help="Solved questions of the subject before each question.",
+    ),
+    click.option("--shot-order", default="shuffled", show_default=True, help="Or kept: one order."),
+    click.option("--seed", type=int, default=42, show_default=True, help="Draws the shots' order."),
     click.option("--no-header", is_flag=True, help="Prompts without the line about the subject."),
     click.option(
         "--site",
         "--target-layer",
         default="norm1",
         show_default=True,
-        help="Or: norm2, res2, logits.",
+        help="Where in a block: norm1, norm2, res2, or logits.",
     ),
-    click.option("--reduction", default="last", show_default=True, help="Or: mean."),
+    click.option(
+        "--reduction", default="last", show_default=True, help="Of a prompt's tokens: last, mean."
+    ),
     click.option("--use-last-token", is_flag=True, help="The same as --reduction last."),
     click.option(
         "--max-length", "--max-seq-len", type=int, help="Tokens; longer prompts lose their start."
     ),
-    click.option("--layer-interval", type=int, default=1, show_default=True),
+    click.option(
+        "--layer-interval", type=int, default=1, show_default=True,
+        help="Keep every so many layers.",
+    ),
     click.option(
         "--precision",
         help="bfloat16, float16 or float32 [default: bfloat16, or float32 without a GPU on a "
         "processor that lacks it].",
     ),
-    click.option("--attention", default="auto", show_default=True, help="Of whole prompts."),
+    click.option(
+        "--attention", default="auto", show_default=True,
+        help="transformers' attn_implementation, for whole prompts.",
+    ),
     click.option("--device-map", help="'auto' spreads a large model over all devices."),
     click.option("--offload-folder", type=Path, help="Disk for what no device holds."),
-    click.option("--token-budget", type=int, help="Tokens a pass [default: the device's]."),
-    click.option("--micro-batch-size", type=int, help="Prompts a pass [default: any number]."),
+    click.option("--token-budget", type=int, help="Tokens a pass, at most."),
+    click.option("--micro-batch-size", type=int, help="Prompts a pass, at most."),
     click.option(
         "--cache-budget", type=int,
         help="Tokens whose keys and values are held for prompts that share them [default: 65536, "
@@ -76,7 +91,7 @@ EXPERIMENT_OPTIONS = (
     click.option("--logging-steps", type=click.IntRange(min=1), help="Log every so many prompts."),
     click.option(
         "--store", type=Path, envvar=STORE_VARIABLE, default=STORE, show_default=True,
-        show_envvar=True,
+        show_envvar=True, help="Folder of what was computed.",
     ),
 )  # fmt: skip
 

@@ -26,6 +26,7 @@ from harness.store import STORE, STORE_VARIABLE, Store
 from harness.training_record import RECORD, read_record
 
 TESTED = "accuracy.json"
+PRESETS_OWN = "[default: the preset's]."
 DATASET_OPTION = click.option(
     "--mmlu",
     "--dataset-path",
@@ -41,10 +42,12 @@ DATASET_OPTION = click.option(
 # protocol that is not given is the preset's.
 @click.command()
 @click.option("--model", "--model-name-or-path", required=True, help="Model folder or hub name.")
-@click.option("--tokenizer", "--tokenizer-name", help="Of another folder or hub name.")
-@click.option("--use-slow-tokenizer", is_flag=True, help="Not the Rust one, if there are both.")
+@click.option("--tokenizer", "--tokenizer-name", help="Folder or hub name [default: the model's].")
+@click.option("--use-slow-tokenizer", is_flag=True, help="Not the fast one, if there are two.")
 @DATASET_OPTION
-@click.option("--train-split", default=TRAINING_SPLIT, show_default=True)
+@click.option(
+    "--train-split", default=TRAINING_SPLIT, show_default=True, help="Split that trains the model."
+)
 @click.option(
     "--train-from-test",
     type=click.IntRange(min=1),
@@ -53,7 +56,7 @@ DATASET_OPTION = click.option(
 @click.option(
     "--samples-per-subject",
     type=click.IntRange(min=1),
-    help="Questions of the train split, at most.",
+    help="Questions a subject of the train split, at most [default: the preset's].",
 )
 @click.option("--mask-path", help="A .npy of rows of the train split: draw from these only.")
 @click.option("--validation", help="Split asked meanwhile [default: validation, or dev].")
@@ -65,18 +68,23 @@ DATASET_OPTION = click.option(
     show_default=True,
     help="The paper's settings; auto goes by the model's size.",
 )
-@click.option("--epochs", "--num-train-epochs", type=int)
-@click.option("--lora-rank", "rank", type=int)
-@click.option("--lora-alpha", "alpha", type=float)
-@click.option("--lora-dropout", "dropout", type=float)
-@click.option("--target-modules", help="With commas [default: every linear layer].")
-@click.option("--learning-rate", type=float)
-@click.option("--lr-min-fact", "lowest_rate", type=float, help="Of the peak, at the end.")
-@click.option("--warmup-ratio", type=float)
-@click.option("--weight-decay", type=float)
-@click.option("--batch-size", type=int, help="Questions a step.")
-@click.option("--max-steps", "--max-train-steps", type=int)
-@click.option("--max-grad-norm", "--clip-grad-norm", type=float)
+@click.option("--epochs", "--num-train-epochs", type=int, help=PRESETS_OWN)
+@click.option("--lora-rank", "rank", type=int, help=PRESETS_OWN)
+@click.option("--lora-alpha", "alpha", type=float, help=PRESETS_OWN)
+@click.option("--lora-dropout", "dropout", type=float, help=PRESETS_OWN)
+@click.option("--target-modules", help="Names with commas [default: every linear layer].")
+@click.option("--learning-rate", type=float, help="At its peak " + PRESETS_OWN)
+@click.option(
+    "--lr-min-fact",
+    "lowest_rate",
+    type=float,
+    help="At the end, as a share of the peak " + PRESETS_OWN,
+)
+@click.option("--warmup-ratio", type=float, help="Share of the steps " + PRESETS_OWN)
+@click.option("--weight-decay", type=float, help=PRESETS_OWN)
+@click.option("--batch-size", type=int, help="Questions a step " + PRESETS_OWN)
+@click.option("--max-steps", "--max-train-steps", type=int, help="Fewer than the epochs have.")
+@click.option("--max-grad-norm", "--clip-grad-norm", type=float, help="[default: not clipped].")
 @click.option(
     "--weight-subjects",
     "--weight-samples",
@@ -85,12 +93,14 @@ DATASET_OPTION = click.option(
     help="Subjects weigh the same.",
 )
 @click.option("--max-length", "--max-seq-length", type=int, help="Tokens; the start is lost.")
-@click.option("--checkpoints", "--checkpointing-steps", type=int, help="Checkpoints, log-spaced.")
+@click.option("--checkpoints", "--checkpointing-steps", type=int, help="Log-spaced " + PRESETS_OWN)
 @click.option("--precision", help="bfloat16 or float32 [default: as of extract].")
-@click.option("--seed", type=int)
-@click.option("--token-budget", type=int, help="Tokens a pass [default: the device's].")
+@click.option("--seed", type=int, help="Of weights, order and dropout " + PRESETS_OWN)
+@click.option("--token-budget", type=int, help="Tokens a pass, at most.")
 @click.option("--per-device-train-batch-size", type=int, help="Questions a pass, at most.")
-@click.option("--per-device-eval-batch-size", type=int, help="Of the test, at most.")
+@click.option(
+    "--per-device-eval-batch-size", type=int, help="Questions a pass of the test, at most."
+)
 @click.option(
     "--activation-checkpointing",
     "--gradient-checkpointing",
@@ -127,12 +137,18 @@ DATASET_OPTION = click.option(
     show_default=True,
     help="Go on from what a stopped training left.",
 )
-@click.option("--attention", default="auto", show_default=True, help="Of transformers.")
+@click.option("--attention", default="auto", show_default=True, help="attn_implementation.")
 @click.option("--use-flash-attn", is_flag=True, help="The same as --attention flash_attention_2.")
 @click.option("--output-dir", "--out-dir", type=Path, help="New folder that receives a copy.")
 @click.option("--out-filename", default="", help="The copied record is training_NAME.json.")
 @click.option(
-    "--store", type=Path, envvar=STORE_VARIABLE, default=STORE, show_default=True, show_envvar=True
+    "--store",
+    type=Path,
+    envvar=STORE_VARIABLE,
+    default=STORE,
+    show_default=True,
+    show_envvar=True,
+    help="Folder of what was computed.",
 )
 @click.option(
     "--use-lora",

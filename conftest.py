@@ -1,3 +1,3 @@
 """Load the plugin that gives the claims their options, cases and landscapes."""
 
-pytest_plugins = ["fixtures.plugin"]
+pytest_plugins = ["fixtures.plugin", "fixtures.judging"]

@@ -41,12 +41,17 @@ def damaged(folder: Path, only_listed: bool = False) -> str | None:
         return f"{CHECKSUMS} ({error})"
     if not isinstance(sealed, dict):
         return CHECKSUMS
-    there = set() if only_listed else {one.relative_to(folder).as_posix() for one in _files(folder)}
-    for name in sorted(sealed.keys() | there):
-        path = folder / name
-        if name not in sealed or not path.is_file() or file_digest(path) != sealed[name]:
-            return name
-    return None
+    for name in sorted(sealed):
+        if not (folder / name).is_file() or file_digest(folder / name) != sealed[name]:
+            return str(name)
+    return None if only_listed else unlisted(folder)
+
+
+def unlisted(folder: Path) -> str | None:
+    """Return the first file of a sealed folder that was not sealed with it; None if all were."""
+    sealed = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+    there = (one.relative_to(folder).as_posix() for one in _files(folder))
+    return min((one for one in there if one not in sealed), default=None)
 
 
 def file_digest(file: Path) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from harness.disk import check_folder
-from harness.errors import SettingsError, UserError, full_memory, unusable
+from harness.errors import SettingsError, in_a_sentence
 from harness.experiment_commands import extract, measure
 from harness.finetune_command import finetune
 from harness.submit_command import submit
@@ -36,6 +36,9 @@ def report(runs: tuple[Path, ...], out: Path | None) -> None:
     from reports.render import render
 
     runs = runs or (Path("reports/out"),)
+    for run in runs:
+        if not os.path.exists(run):
+            raise SettingsError(f"{run}: no such run; give the --out of pytest claims, or a record")
     if not out and (len(runs) > 1 or not os.path.isdir(runs[0])):
         raise SettingsError("--out is not given; several runs, or a record, need a folder to go to")
     folder = out or runs[0]
@@ -60,16 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(error.__cause__, EOFError):
             raise error.__cause__ from None  # click takes a file that ended for a user who did
         sys.exit(130)
-    except UserError as error:
-        click.echo(f"landscape: {error}", err=True)
-        sys.exit(2)
-    except OSError as error:
-        if error.filename is None:  # of no file of the user's
-            raise
-        click.echo(f"landscape: {unusable(error)}", err=True)
-        sys.exit(2)
-    except RuntimeError as error:
-        sentence = full_memory(error)
+    except Exception as error:
+        sentence = in_a_sentence(error)
         if sentence is None:
             raise
         click.echo(f"landscape: {sentence}", err=True)

@@ -40,9 +40,16 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or repr(error)).splitlines()[0]
 
 
-def unusable(error: OSError) -> str:
-    """Return a sentence about a file that the system does not let us use, and that it names."""
-    return f"{error.filename}: cannot be used ({error.strerror}); mend that, or give another"
+def in_a_sentence(error: BaseException) -> str | None:
+    """Return what a user can put right: a UserError, a file out of reach, a GPU's full memory.
+
+    None of any other error.
+    """
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename is not None:  # one of the user's files
+        return f"{error.filename}: cannot be used ({error.strerror}); mend that, or give another"
+    return full_memory(error)
 
 
 def full_memory(error: BaseException) -> str | None:

@@ -11,10 +11,11 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from harness.checks import check_extraction, check_landscape
 from harness.device import default_precision
 from harness.disk import check_file, write_whole
 from harness.fine_tuned import split_test
-from harness.finetune_command import DATASET_OPTION
+from harness.finetune_command import COUNT, DATASET_OPTION
 from harness.pipeline import Experiment
 from harness.processes import launched_processes
 from harness.protocol import Budgets, ExtractionSettings, GeometrySettings, PromptFormat, Subset
@@ -35,9 +36,9 @@ EXPERIMENT_OPTIONS = (
     click.option(
         "--split", default="test", show_default=True, help="Such as validation, dev+validation."
     ),
-    click.option("--per-subject", type=int, help="Questions a subject [default: the paper's]."),
+    click.option("--per-subject", type=COUNT, help="Questions a subject [default: the paper's]."),
     click.option(
-        "--train-from-test", type=click.IntRange(min=1),
+        "--train-from-test", type=COUNT,
         help="Leave out so many questions a subject: those that `finetune` takes from test.",
     ),
     click.option(
@@ -63,10 +64,10 @@ EXPERIMENT_OPTIONS = (
     ),
     click.option("--use-last-token", is_flag=True, help="The same as --reduction last."),
     click.option(
-        "--max-length", "--max-seq-len", type=int, help="Tokens; longer prompts lose their start."
+        "--max-length", "--max-seq-len", type=COUNT, help="Tokens; longer prompts lose their start."
     ),
     click.option(
-        "--layer-interval", type=int, default=1, show_default=True,
+        "--layer-interval", type=COUNT, default=1, show_default=True,
         help="Keep every so many layers.",
     ),
     click.option(
@@ -80,15 +81,15 @@ EXPERIMENT_OPTIONS = (
     ),
     click.option("--device-map", help="'auto' spreads a large model over all devices."),
     click.option("--offload-folder", type=Path, help="Disk for what no device holds."),
-    click.option("--token-budget", type=int, help="Tokens a pass, at most."),
-    click.option("--micro-batch-size", type=int, help="Prompts a pass, at most."),
+    click.option("--token-budget", type=COUNT, help="Tokens a pass, at most."),
+    click.option("--micro-batch-size", type=COUNT, help="Prompts a pass, at most."),
     click.option(
-        "--cache-budget", type=int,
+        "--cache-budget", type=COUNT,
         help="Tokens whose keys and values are held for prompts that share them [default: 65536, "
         "or what the device's memory has room for].",
     ),
-    click.option("--preprocessing-num-workers", type=int, help="Processes that tokenize."),
-    click.option("--logging-steps", type=click.IntRange(min=1), help="Log every so many prompts."),
+    click.option("--preprocessing-num-workers", type=COUNT, help="Processes that tokenize."),
+    click.option("--logging-steps", type=COUNT, help="Log every so many prompts."),
     click.option(
         "--store", type=Path, envvar=STORE_VARIABLE, default=STORE, show_default=True,
         show_envvar=True, help="Folder of what was computed.",
@@ -173,7 +174,7 @@ def extract(out_dir: Path | None, remove_duplicates: bool, dry_run: bool, **opti
     if out_dir:
         out_dir = out_dir.resolve()
         check_export(out_dir)
-    experiment.check_questions()
+    check_extraction(experiment, prompt)
     if dry_run:
         click.echo(_arithmetic(experiment, prompt))
         return
@@ -217,7 +218,7 @@ def measure(
         if labels or subsamples:
             raise click.UsageError("--labels and --subsamples need FOLDER.")
         experiment, prompt = experiment_of(options)
-        experiment.check()
+        check_landscape(experiment, prompt)
         experiment.representations(prompt)
         if launched_processes().is_main:
             write_whole(out, experiment.landscape(prompt).to_json())

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 
 from harness.disk import check_folder, explained, share
@@ -36,23 +37,29 @@ def check_export(folder: Path) -> None:
 def new_folder(folder: Path) -> Iterator[Path]:
     """Yield a folder to fill, which becomes `folder` when it is whole.
 
-    Raises SettingsError if the disk refuses it.
+    Raises SettingsError if the disk refuses it, or another run fills it.
     """
     unfinished = folder.with_name(f".{folder.name}.unfinished")
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     with explained(folder, "as --out-dir"):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was stopped
-        unfinished.mkdir()
         try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise SettingsError(
+                f"{folder}: another run writes it too; give each its own"
+            ) from error
+        try:
+            shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was stopped
+            unfinished.mkdir()
             yield unfinished
-            if not unfinished.is_dir():
-                raise SettingsError(f"{folder}: another run writes it too; give each its own")
             if folder.exists():
                 folder.rmdir()
             unfinished.rename(folder)
-        except BaseException:
+        finally:
             shutil.rmtree(unfinished, ignore_errors=True)
-            raise
+            Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
 
 
 def export(

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from harness.accuracy import Accuracy
+from harness.checks import check_extraction
 from harness.device import default_precision
 from harness.disk import write_whole
 from harness.errors import SettingsError
@@ -22,10 +23,12 @@ from harness.presets import PRESETS, TRAINING_SPLIT, choose_preset
 from harness.processes import is_spread, launched_processes
 from harness.protocol import Budgets, ExtractionSettings, FineTuning, Subset, TrainingOptions
 from harness.questions.mmlu import HUB_NAME
+from harness.schemas import Table, check_table, read_file
 from harness.store import STORE, STORE_VARIABLE, Store
 from harness.training_record import RECORD, read_record
 
 TESTED = "accuracy.json"
+COUNT = click.IntRange(min=1)
 PRESETS_OWN = "[default: the preset's]."
 DATASET_OPTION = click.option(
     "--mmlu",
@@ -50,17 +53,17 @@ DATASET_OPTION = click.option(
 )
 @click.option(
     "--train-from-test",
-    type=click.IntRange(min=1),
+    type=COUNT,
     help="Train on so many questions a subject of test instead, which the analysis leaves out.",
 )
 @click.option(
     "--samples-per-subject",
-    type=click.IntRange(min=1),
+    type=COUNT,
     help="Questions a subject of the train split, at most [default: the preset's].",
 )
 @click.option("--mask-path", help="A .npy of rows of the train split: draw from these only.")
 @click.option("--validation", help="Split asked meanwhile [default: validation, or dev].")
-@click.option("--per-subject", type=int, help="Questions to test [default: the paper's].")
+@click.option("--per-subject", type=COUNT, help="Questions to test [default: the paper's].")
 @click.option(
     "--preset",
     type=click.Choice(["auto", *PRESETS]),
@@ -68,8 +71,8 @@ DATASET_OPTION = click.option(
     show_default=True,
     help="The paper's settings; auto goes by the model's size.",
 )
-@click.option("--epochs", "--num-train-epochs", type=int, help=PRESETS_OWN)
-@click.option("--lora-rank", "rank", type=int, help=PRESETS_OWN)
+@click.option("--epochs", "--num-train-epochs", type=COUNT, help=PRESETS_OWN)
+@click.option("--lora-rank", "rank", type=COUNT, help=PRESETS_OWN)
 @click.option("--lora-alpha", "alpha", type=float, help=PRESETS_OWN)
 @click.option("--lora-dropout", "dropout", type=float, help=PRESETS_OWN)
 @click.option("--target-modules", help="Names with commas [default: every linear layer].")
@@ -82,8 +85,13 @@ DATASET_OPTION = click.option(
 )
 @click.option("--warmup-ratio", type=float, help="Share of the steps " + PRESETS_OWN)
 @click.option("--weight-decay", type=float, help=PRESETS_OWN)
-@click.option("--batch-size", type=int, help="Questions a step " + PRESETS_OWN)
-@click.option("--max-steps", "--max-train-steps", type=int, help="Fewer than the epochs have.")
+@click.option("--batch-size", type=COUNT, help="Questions a step " + PRESETS_OWN)
+@click.option(
+    "--max-steps",
+    "--max-train-steps",
+    type=COUNT,
+    help="Fewer than the epochs have.",
+)
 @click.option("--max-grad-norm", "--clip-grad-norm", type=float, help="[default: not clipped].")
 @click.option(
     "--weight-subjects",
@@ -92,14 +100,21 @@ DATASET_OPTION = click.option(
     default=None,
     help="Subjects weigh the same.",
 )
-@click.option("--max-length", "--max-seq-length", type=int, help="Tokens; the start is lost.")
+@click.option(
+    "--max-length",
+    "--max-seq-length",
+    type=COUNT,
+    help="Tokens; the start is lost.",
+)
 @click.option("--checkpoints", "--checkpointing-steps", type=int, help="Log-spaced " + PRESETS_OWN)
 @click.option("--precision", help="bfloat16 or float32 [default: as of extract].")
 @click.option("--seed", type=int, help="Of weights, order and dropout " + PRESETS_OWN)
-@click.option("--token-budget", type=int, help="Tokens a pass, at most.")
-@click.option("--per-device-train-batch-size", type=int, help="Questions a pass, at most.")
+@click.option("--token-budget", type=COUNT, help="Tokens a pass, at most.")
+@click.option("--per-device-train-batch-size", type=COUNT, help="Questions a pass, at most.")
 @click.option(
-    "--per-device-eval-batch-size", type=int, help="Questions a pass of the test, at most."
+    "--per-device-eval-batch-size",
+    type=COUNT,
+    help="Questions a pass of the test, at most.",
 )
 @click.option(
     "--activation-checkpointing",
@@ -109,7 +124,7 @@ DATASET_OPTION = click.option(
 )
 @click.option(
     "--save-every",
-    type=int,
+    type=COUNT,
     default=TrainingOptions.save_every,
     show_default=True,
     help="Steps between two states that a stopped training goes on from.",
@@ -122,11 +137,11 @@ DATASET_OPTION = click.option(
     show_default=True,
     help="Times that the validation split is asked, and once before; 0: never.",
 )
-@click.option("--preprocessing-num-workers", type=int, help="Processes that tokenize.")
+@click.option("--preprocessing-num-workers", type=COUNT, help="Processes that tokenize.")
 @click.option(
     "--log-lines",
     "--logging-steps",
-    type=click.IntRange(min=1),
+    type=COUNT,
     help="Lines in the log; no bar then.",
 )
 @click.option("--measure-baselines", is_flag=True, help="Test the model before, too.")
@@ -188,7 +203,7 @@ def finetune(**options: Any) -> None:
     training.check()
     before, after = (options[name] and not is_spread() for name in ("measure_baselines", "test"))
     if before or after:
-        training.experiment.check_questions()
+        check_extraction(training.experiment, ZERO_SHOT)
     if out:
         _check_copy(out, training)
     if not options["resume"]:
@@ -215,15 +230,24 @@ def finetune(**options: Any) -> None:
         return
     if out and tested:
         found = {when: asdict(one) | {"macro": one.macro} for when, one in tested.items()}
-        write_whole(out / TESTED, json.dumps(found, indent=1) + "\n")
+        # What an earlier call has tested stays: the training is the same.
+        write_whole(out / TESTED, json.dumps({**_tested(out), **found}, indent=1) + "\n")
     if out and options["out_filename"]:
         record = (out / RECORD).read_text(encoding="utf-8")
         write_whole(out / f"training_{options['out_filename']}.json", record)
     click.echo(out or adapters)
 
 
+def _tested(out: Path) -> Table:
+    """Return the accuracies that are in a copy already. Raises RecordError for a bad file."""
+    file, way_out = out / TESTED, "remove it"
+    if not file.is_file():
+        return {}
+    return check_table(read_file(file, way_out), {"type": "object"}, str(file), way_out)
+
+
 def _check_copy(out: Path, training: FineTuned) -> None:
-    """Raise SettingsError now if `out` cannot receive the training, or holds another one."""
+    """Raise a UserError now if `out` cannot receive the training, or holds another one."""
     from harness.export import check_export
 
     if not (out / RECORD).is_file():
@@ -234,6 +258,7 @@ def _check_copy(out: Path, training: FineTuned) -> None:
     same = [kept.get(name) == wanted[name] for name in ("version", "model", "FineTuning")]
     if not all(same) or kept["trained_on"]["fingerprint"] != wanted["trained_on"]["fingerprint"]:
         raise SettingsError(f"{out}: holds another training; give a new folder as --output-dir")
+    _tested(out)
 
 
 def fine_tuning(options: Mapping[str, Any]) -> FineTuned:

@@ -19,10 +19,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from harness.errors import DatasetError, first_line
-from harness.geometry.subsample import draw_subsamples
 from harness.landscape import Draw, Landscape
-from harness.measurement import Labels, LayerMeasurement, as_curves, measure_layers
-from harness.protocol import DRAW_SHARE, GeometrySettings
+from harness.layer_curves import measure_curves
+from harness.measurement import Labels, LayerMeasurement
+from harness.names import model_name
+from harness.protocol import GeometrySettings
 from harness.questions.categories import CATEGORIES
 
 COLUMNS = ("subject", "answer")
@@ -39,36 +40,29 @@ def measure_folder(
 
     Raises DatasetError for files that are not so, GeometryError as `measure_layer` does.
     """
-    files = layer_files(folder)
+    files, name = layer_files(folder), model_name(str(folder))
     labels = replace(read_labels(labels_file), categories=CATEGORIES)
     for file in files.values():  # all are looked at before the first is measured
         read_points(file, len(labels.subjects))
-    layers = list(files)
-    measured = measure_layers(
-        layers,
-        partial(_read, files, len(labels.subjects)),
-        labels,
-        settings,
-        draw_subsamples(len(labels.subjects), settings.draws, DRAW_SHARE),
-        f"{folder.name}: measure",
-    )
-    curves, draws = as_curves(measured)
+    read = partial(_read, files, len(labels.subjects))
+    found = measure_curves(list(files), read, labels, settings, name)
     return (
         Landscape(
-            folder.name,
+            name,
             "given",
-            tuple(layers),
-            curves,
+            found.layers,
+            found.whole,
             len(set(labels.subjects)),
             origin={
-                "folder": str(folder),
+                "folder": name,
                 "questions": len(labels.subjects),
                 "GeometrySettings": asdict(settings),
                 "versions": {name: version(name) for name in ("torch", "dadapy")},
             },
-            draws=tuple(map(Draw, draws)),
+            draws=tuple(map(Draw, found.draws)),
+            tree=found.tree,
         ),
-        measured,
+        found.measured,
     )
 
 

@@ -31,7 +31,6 @@ from harness.geometry.neighbors import (
 )
 from harness.geometry.overlap import label_overlap, representation_overlap
 from harness.geometry.subsample import neighbors_among
-from harness.landscape import CURVES
 from harness.protocol import GeometrySettings
 
 Values = dict[str, float]
@@ -74,21 +73,9 @@ class LayerMeasurement:
     tree: Dendrogram | None = None
 
     def extremes(self, curve: str) -> tuple[float, float]:
-        """The smallest and the largest value among the subsamples."""
-        found = [values[curve] for values in self.subsamples]
-        return min(found), max(found)
-
-
-def as_curves(
-    measured: Sequence[LayerMeasurement],
-) -> tuple[dict[str, tuple[float, ...]], list[dict[str, tuple[float, ...]]]]:
-    """Return the curves over measured layers, by name: of all points, and of every subsample."""
-    every = zip(*(layer.subsamples for layer in measured), strict=True)
-    whole, *parts = (
-        {name: tuple(values[name] for values in over) for name in CURVES}
-        for over in ([layer.values for layer in measured], *every)
-    )
-    return whole, parts
+        """The smallest and the largest value among the subsamples in which it is known, or NaN."""
+        found = [values[curve] for values in self.subsamples if not math.isnan(values[curve])]
+        return min(found, default=math.nan), max(found, default=math.nan)
 
 
 def measure_layer(

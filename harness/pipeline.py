@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -16,16 +17,15 @@ import numpy as np
 from harness.accuracy import Accuracy, accuracy
 from harness.cost import counted, read_cost
 from harness.device import default_device, device_name
-from harness.errors import DatasetError, GeometryError, SettingsError
-from harness.landscape import FIRST_HALF, OVERLAP, Draw, Landscape, Tree
+from harness.landscape import Draw, Landscape
 from harness.names import dataset_name, model_name
 from harness.processes import launched_processes
 from harness.protocol import (
-    DRAW_SHARE,
     Budgets,
     Control,
     ExtractionSettings,
     GeometrySettings,
+    Precision,
     PromptFormat,
     Subset,
     cache_key,
@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from harness.tokenizer import Tokenizer
 
 # Raise one when the code behind it changes its results: what older code kept is then not found.
-EXTRACTION_VERSION = 3
+# Of extraction, by precision: since 4 the letters' logits are in float32, as they were in that.
+EXTRACTION_VERSION: Mapping[Precision, int] = {"float32": 3, "bfloat16": 4, "float16": 4}
 GEOMETRY_VERSION = 8
 
 
@@ -91,60 +92,24 @@ class Experiment:
         parts = [model_fingerprint(self.model)]
         if self.adapter:
             parts.append(f"adapter {adapter_fingerprint(self.adapter)}")
+            self._warn_of_another_model(parts[0])
         if self.tokenizer:
             parts.append(f"tokenizer {model_fingerprint(self.tokenizer, None)}")
         if not self.fast_tokenizer:
             parts.append("slow tokenizer")
         return "; ".join(parts)
 
-    def check(self) -> None:
-        """Raise a UserError now for what would fail later: questions, model, number of points."""
-        _ = self.fingerprint  # first: a model that is missing is found without the questions
-        self.check_inputs()
+    def _warn_of_another_model(self, model: str) -> None:
+        """Warn of an adapter that was trained on other bytes, or another commit, than `model`'s.
 
-    def check_inputs(self) -> None:
-        """Raise a UserError as `check` does, without reading the weights."""
-        from harness.models import check_adapter, check_name
-
-        check_name(self.model)
-        if self.device_map and launched_processes().count > 1:
-            raise SettingsError(
-                "--device-map spreads one model over all GPUs, and several processes would each "
-                "have one; launch one process, or leave it out"
-            )
-        if self.adapter:
-            check_adapter(self.adapter)
-        self.check_questions()
-        needed = self.geometry.least_points()
-        if len(self.questions.questions) < needed:
-            raise GeometryError(
-                f"{self.dataset}: {len(self.questions.questions)} questions, but Gride at "
-                f"k={self.geometry.id_k} needs {needed}; raise --per-subject"
-            )
-
-    def check_questions(self) -> None:
-        """Raise a UserError now if the model cannot be asked the questions.
-
-        Its tokenizer has no tokens for the letters, it has not positions enough, or its adapter has
-        learnt them.
+        Of a folder and a hub name nothing can be told: the one may be a copy of the other.
         """
-        from harness.tokenizer import letter_tokens
-
-        if self.adapter:
-            self.check_unseen(self.adapter)
-        letter_tokens(self.loaded_tokenizer)
-        self.tokens(self.prompts(PromptFormat(self.most_shots)))
-
-    def check_unseen(self, adapter: Path) -> None:
-        """Raise DatasetError if a question that is analysed has trained `adapter`."""
-        learnt = (record_of(adapter) or {}).get("learnt", ())
-        seen = {question.digest for question in self.questions.questions}.intersection(learnt)
-        if seen:
-            raise DatasetError(
-                f"{adapter}: was trained on {len(seen)} of the {len(self.questions.questions)} "
-                f"questions to analyse ({adapter.parent / RECORD} tells which it was trained on); "
-                "give the same --train-from-test, the training's split as --leave-out, or another "
-                "--split"
+        trained = self._training.get("model", model).split("; ")[0]
+        if trained != model and ("@" in trained) == ("@" in model):
+            warnings.warn(
+                f"{self.adapter}: was trained on another model than {self.model}, as {RECORD} "
+                "beside it tells; what is measured is this one with that adapter",
+                stacklevel=2,
             )
 
     def prompts(self, prompt: PromptFormat) -> list[str]:
@@ -236,7 +201,7 @@ class Experiment:
             questions.shots_fingerprint if prompt.shots else questions.fingerprint,
             prompt if prompt.shots else PromptFormat(header=prompt.header),
             self.extraction,
-            EXTRACTION_VERSION,
+            EXTRACTION_VERSION[self.extraction.precision],
             *([self.control.inputs] if self.control.inputs else []),
         )
 
@@ -318,61 +283,39 @@ class Experiment:
 
     def _measure(self, prompt: PromptFormat, start: Experiment | None) -> Landscape:
         from harness.extraction.shards import read_layer, saved_layers
-        from harness.geometry.subsample import draw_subsamples
-        from harness.measurement import as_curves, measure_layers, measure_overlap
+        from harness.layer_curves import measure_curves
 
-        folder = self._kept(prompt)
-        before = start._kept(prompt) if start else None
+        folder, before = self._kept(prompt), start._kept(prompt) if start else None
         started = time.monotonic()
-        questions = self.questions.questions
-        layers = saved_layers(folder)
         condition = self.condition or prompt.condition
-        name = f"{self._name} {condition}"
-        labels = self._labels()
-        read = partial(read_layer, folder)
-        drawn = draw_subsamples(len(questions), self.geometry.draws, DRAW_SHARE)
-        rows = measure_layers(layers, read, labels, self.geometry, drawn, f"{name}: measure")
-        curves, draws = as_curves(rows)
-        if before:
-            shared = measure_overlap(
-                layers,
-                read,
-                partial(read_layer, before),
-                self.geometry.overlap_k,
-                drawn,
-                f"{name}: overlap",
-            )
-            curves[OVERLAP] = tuple(whole for whole, _ in shared)
-            for number, draw in enumerate(draws):
-                draw[OVERLAP] = tuple(parts[number] for _, parts in shared)
+        found = measure_curves(
+            saved_layers(folder),
+            partial(read_layer, folder),
+            self._labels(),
+            self.geometry,
+            f"{self._name} {condition}",
+            partial(read_layer, before) if before else None,
+        )
         right = np.array(self._right(folder))
-        early = [place for place, layer in enumerate(layers) if layer <= FIRST_HALF[1] * layers[-1]]
-        best = max(early or [0], key=lambda place: curves["ari_subjects"][place])
-        found, tree = rows[best].tree, None
-        if found:
-            linkage = tuple(tuple(row) for row in found.linkage.tolist())
-            tree = Tree(layers[best], linkage, found.labels, tuple(found.shares.tolist()))
+        cost = {
+            "extraction": read_cost(folder).get("seconds"),
+            "measuring": time.monotonic() - started,
+            "training": self._training.get("seconds"),
+            "device": read_cost(folder).get("device"),
+        }
         return Landscape(
             model_name(self.model),
             condition,
-            tuple(layers),
-            curves,
+            found.layers,
+            found.whole,
             len(self.questions.subjects),
             float(right.mean()),
-            self.origin(prompt)
-            | {
-                "cost": {
-                    "extraction": read_cost(folder).get("seconds"),
-                    "measuring": time.monotonic() - started,
-                    "training": self._training.get("seconds"),
-                    "device": read_cost(folder).get("device"),
-                }
-            },
+            self.origin(prompt) | {"cost": cost},
             tuple(
                 Draw(curves, float(right[rows].mean()))
-                for curves, rows in zip(draws, drawn, strict=True)
+                for curves, rows in zip(found.draws, found.drawn, strict=True)
             ),
-            tree=tree,
+            tree=found.tree,
         )
 
     def _labels(self) -> Labels:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from harness.checksums import damaged, seal
+from harness.checksums import damaged, seal, unlisted
 from harness.disk import explained, share, sync
 from harness.errors import SettingsError
 from harness.processes import ALONE, Processes
@@ -36,18 +36,23 @@ class Store:
     def find(self, kind: str, key: str) -> Path | None:
         """Return the entry's folder, or None if there is none; warn of one that is damaged.
 
-        Raises SettingsError for one that cannot be read.
+        Raises SettingsError for one that cannot be read, or that something was put into.
         """
         folder = self.root / kind / key
         if not os.path.isdir(folder):
             return None
         if folder not in self._whole:
-            file = _damaged(folder)
+            file = _damaged(folder, only_listed=True)
             if file:
                 warnings.warn(
                     f"{folder}: {file} is not what was written; it is computed again", stacklevel=2
                 )
                 return None
+            added = unlisted(folder)
+            if added:  # made again, the entry would lose a file of somebody's
+                raise SettingsError(
+                    f"{folder / added}: is no part of this entry; move it elsewhere"
+                )
             self._whole.add(folder)
         return folder
 
@@ -148,10 +153,10 @@ class Store:
         return self.root / kind / f".{key}.unfinished"
 
 
-def _damaged(folder: Path) -> str | None:
+def _damaged(folder: Path, only_listed: bool = False) -> str | None:
     """Return a file of an entry that is not what was written; None of a whole one."""
     try:
-        return damaged(folder)
+        return damaged(folder, only_listed)
     except OSError as error:
         # Another user's entry, or a disk that is away for a moment, is not damaged.
         raise SettingsError(

@@ -13,6 +13,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from harness.checks import check_landscape
 from harness.device import default_precision
 from harness.errors import SettingsError, UserError
 from harness.experiment_commands import experiment_of, extract, measure
@@ -123,18 +124,20 @@ def submit(
     here = cluster != "slurm"
     if options["precision"] is None:
         # Said to all jobs: the node that measures may have no GPU, and would choose otherwise.
-        options["precision"] = default_precision(None if here else gpus > 0)
+        options["precision"] = default_precision(None if here and gpus else gpus > 0)
     trained = None
     if fine_tune:
         trained, training = _fine_tuning(options, fine_tune_options, max(gpus, 1))
-        if training.experiment.subset.without and not options["train_from_test"]:
+        learnt, analysed = training.training.split.split("+"), options["split"].split("+")
+        if not options["train_from_test"] and set(learnt) & set(analysed):
             raise click.UsageError(
                 "--train-split takes what is analysed; give --train-from-test N before --"
             )
-        # What is analysed is the same in all conditions.
-        options["leave_out"] = options["leave_out"] or training.experiment.subset.leave_out
-    experiment, _ = experiment_of({**options, "shots": max(wanted), "condition": None})
-    experiment.check_inputs()
+        if not options["train_from_test"]:  # in all conditions, so that they have one analysis
+            left = (options["leave_out"] or "").split("+")
+            options["leave_out"] = "+".join(filter(None, dict.fromkeys([*left, *learnt])))
+    experiment, prompt = experiment_of({**options, "shots": max(wanted), "condition": None})
+    check_landscape(experiment, prompt, reads_weights=False)
     jobs = plan(
         options["model"],
         wanted,
@@ -201,10 +204,11 @@ def _fine_tuning(
     UserError for bad values.
     """
     given = finetune.make_context("finetune", ["--model", options["model"], *own])
-    for name in sorted(TRAINED_ON - {"model"}):
-        if given.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            flag = f"--{name.replace('_', '-')}"
-            raise click.UsageError(f"{flag} is of all jobs; give it before --")
+    for option in finetune.params:
+        typed = given.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
+        other = option.name != "model" or given.params["model"] != options["model"]
+        if option.name in TRAINED_ON and typed and other:
+            raise click.UsageError(f"{option.opts[0]} is of all jobs; give it before --")
     shared = {name: value for name, value in options.items() if name in TRAINED_ON}
     # As the claims do, which then find the training; after -- they may be said otherwise.
     shared |= {name: options[name] for name in ("max_length", "precision")}

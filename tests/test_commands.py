@@ -1,6 +1,7 @@
 """The commands as a user types them: what they write, and how they refuse bad input."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -12,8 +13,8 @@ import pytest
 import torch
 
 from fixtures.cases import TOY, Request
+from fixtures.judging import measure
 from fixtures.measured import Measured
-from fixtures.plugin import _measure
 from harness.errors import ModelError, NoModelError, SettingsError
 from harness.landscape import read_published
 from harness.protocol import ExtractionSettings, Subset
@@ -155,11 +156,11 @@ def test_a_paper_model_is_skipped_where_this_machine_cannot_have_it(
 
     case = Mock(paper_model=True, check=lambda: fail(checked), landscapes=lambda: fail(measured))
     with pytest.raises(raised, match=reason):
-        _measure(case)
+        measure(case)
     if measured:
         case.paper_model = False
         with pytest.raises(type(measured), match=str(measured)):
-            _measure(case)
+            measure(case)
 
 
 def test_an_exception_that_no_longer_holds_fails(tmp_path: Path) -> None:
@@ -207,10 +208,44 @@ def test_the_command_that_repeats_a_claim_writes_no_record(tmp_path: Path) -> No
     done = run("pytest", *given, "--record", str(tmp_path / "record.json"))
     (command,) = {line for line in done.stdout.splitlines() if "repeat:" in line and "late" in line}
     repeated = shlex.split(command.split("repeat:")[1])
-    assert repeated == ["pytest", *given, "--claim", "answers-late"]
-    done = run("pytest", *given, "--claim=hierarchy", "--claim", "answers-late")
+    assert repeated == ["pytest", "claims", "--published", str(file), "--claim", "answers-late"]
+    report = ROOT / "reports" / "out" / "report.html"
+    before = report.stat().st_mtime_ns if report.exists() else None
+    done = run(*repeated[:-1], "hierarchy", "--claim=answers-late")
     (command,) = {line for line in done.stdout.splitlines() if "repeat:" in line}
     assert shlex.split(command.split("repeat:")[1]) == repeated
+    # A report of some claims would look like one of all, and be where that was.
+    assert "no report in reports/out" in done.stdout
+    assert before == (report.stat().st_mtime_ns if report.exists() else None)
+
+
+BREAKING = '''"""A section."""
+import pytest
+
+@pytest.mark.claim("sound")
+def test_sound(landscapes, judge):
+    """It holds."""
+    judge(lambda of: 1.0, at_least=0.0, conditions=landscapes.all, layers="none")
+
+@pytest.mark.claim("unsound")
+def test_unsound(landscapes, judge):
+    """Nobody knows."""
+    judge(lambda of: 1 / 0, at_least=0.0, conditions=landscapes.all, layers="none")
+'''
+
+
+def test_a_claim_that_ends_in_an_error_leaves_no_report_and_no_record(tmp_path: Path) -> None:
+    (tmp_path / "claims").mkdir()
+    (tmp_path / "claims" / "test_section.py").write_text(BREAKING)
+    plugin = ["-p", "fixtures.plugin", "-p", "fixtures.judging"]
+    given = ["--published", str(ROOT / "reports" / "published-curves.json"), "--out", "out"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *plugin, "claims", *given, "--record", "r.json"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1 and "ZeroDivisionError" in done.stdout, done.stdout + done.stderr
+    assert "no report and no record: unsound ended in an error" in done.stdout
+    assert not (tmp_path / "out").exists() and not (tmp_path / "r.json").exists()
 
 
 def test_a_record_is_judged_as_what_was_measured(tmp_path: Path) -> None:

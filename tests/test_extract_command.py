@@ -15,12 +15,15 @@ from transformers import PreTrainedModel
 
 from fixtures.cases import TOY
 from harness.cli import commands
-from harness.errors import ModelError, UserError
-from harness.export import first_of_each
-from harness.extraction import extract, read_layer
+from harness.errors import ModelError, SettingsError, UserError
+from harness.export import first_of_each, new_folder
+from harness.extraction import extract
+from harness.extraction.extract import _some_logits
 from harness.extraction.packed_weights import packed_weights
+from harness.extraction.shards import read_layer
 from harness.models import load_config, load_model
 from harness.pipeline import Experiment
+from harness.processes import Processes
 from harness.protocol import ExtractionSettings, PromptFormat, Subset
 from harness.store import Store
 from harness.tokenizer import load_tokenizer, tokenize
@@ -165,6 +168,53 @@ def test_an_adapter_is_merged_where_nothing_is_lost(
     assert (found - expected).norm() < (1e-5 if precision == "float32" else 0.05) * expected.norm()
 
 
+def test_an_adapter_of_another_model_is_told(adapter: Path, tmp_path: Path) -> None:
+    own = Experiment(MODEL, QUESTIONS, Store(tmp_path)).fingerprint
+    folder = shutil.copytree(adapter, tmp_path / "trained")
+    record = {
+        "trained_on": {"dataset": "mmlu", "questions": 1, "fingerprint": "x"}, "FineTuning": {},
+        "learnt": [], "loss": [], "validation": {}, "seconds": 0,
+    }  # fmt: skip
+    for model, warned in ((own, False), ("0" * 64, True), ("owner/name@commit", False)):
+        (folder / "training.json").write_text(json.dumps(record | {"model": model}))
+        worn = Experiment(MODEL, QUESTIONS, Store(tmp_path), adapter=folder / "step-10")
+        with warnings.catch_warnings(record=True) as told:
+            assert worn.fingerprint.startswith(f"{own}; adapter ")
+        assert warned == any("was trained on another model" in str(one.message) for one in told)
+
+
+def test_one_model_is_not_spread_by_several_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.checks.launched_processes", lambda: Processes(0, 2))
+    with pytest.raises(SettingsError, match="several processes would each have one"):
+        run(tmp_path, "--device-map", "auto")
+    assert not (tmp_path / "store").exists()
+
+
+def test_letters_are_told_apart_in_bfloat16() -> None:
+    # The third and the fourth, 20.08 and 20.12, would be the same number there, and tie.
+    states = torch.full((1, 4), 5.0, dtype=torch.bfloat16)
+    weights = torch.ones(4, 4, dtype=torch.bfloat16)
+    weights[:, 0] += torch.arange(4) / 128
+    head = torch.nn.Linear(4, 4, bias=False, dtype=torch.bfloat16)
+    head.weight.data = weights
+    found = _some_logits(head, states, [0, 1, 2, 3])
+    assert torch.equal(found.double(), states.double() @ weights.double().T)
+    assert found.argmax() == 3
+
+
+def test_two_exports_into_one_folder_do_not_mix(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "out") as unfinished:
+        (unfinished / "one").touch()
+        with pytest.raises(SettingsError, match="another run writes it too"):
+            with new_folder(tmp_path / "out"):
+                pass
+        (unfinished / "other").touch()
+    assert sorted(one.name for one in (tmp_path / "out").iterdir()) == ["one", "other"]
+    assert [one.name for one in tmp_path.iterdir()] == ["out"]
+
+
 def test_a_wrong_adapter_is_named(adapter: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no adapter_config.json .* --checkpoint"):
         run(tmp_path, "--adapter", str(adapter))
@@ -184,9 +234,10 @@ def test_an_adapter_that_would_be_worn_in_part_is_refused(adapter: Path, tmp_pat
     ("options", "message"),
     [
         (["--split", "dev+validation", "--shots", "1"], "holds 'dev', which the shots come from"),
+        (["--split", "dev[:3]", "--shots", "1"], "holds 'dev', which the shots come from"),
         (["--store", "/dev/null/store"], "/dev/null/store: cannot be written"),
         (["--logging-steps", "0"], "0 is not in the range"),
-        (["--token-budget", "0"], "tokens is 0; give 1 or more"),
+        (["--token-budget", "0"], "'--token-budget': 0 is not in the range x>=1"),
         (["--checkpoint", "step-10"], "--checkpoint needs --adapter"),
         (["--use-last-token", "--reduction", "mean"], "contradict each other"),
         (["--site", "logits", "--reduction", "mean"], "logits are of the last token only"),

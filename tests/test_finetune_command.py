@@ -297,6 +297,9 @@ def test_a_training_is_handed_out_before_it_is_tested(
             run(tmp_path, *options)
     assert (tmp_path / "out" / "training.json").is_file()
     assert (run(tmp_path, *options) / "accuracy.json").is_file()
+    run(tmp_path, *options, "--measure-baselines", "--no-test")  # what was tested stays
+    tested = json.loads((tmp_path / "out" / "accuracy.json").read_text())
+    assert tested.keys() == {"after", "before"}
 
 
 def test_a_split_that_is_never_asked_need_not_be_there(tmp_path: Path) -> None:

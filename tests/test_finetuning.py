@@ -289,6 +289,8 @@ def test_the_projections_are_found_in_the_model() -> None:
     assert all(p.dtype == torch.float32 for p in adapted.parameters() if p.requires_grad)
     with pytest.raises(ModelError, match="'no_proj' is not in this model; its modules are"):
         check_targets(toy(), FineTuning(target_modules=("q_proj", "no_proj")))
+    with pytest.raises(ModelError, match=r"'mlp.q_proj' is not in this model"):
+        check_targets(toy(), FineTuning(target_modules=("self_attn.q_proj", "mlp.q_proj")))
     norms = FineTuning(target_modules=("input_layernorm",))
     check_targets(toy(), norms)
     with pytest.raises(ModelError, match="input_layernorm: can have no adapter"):

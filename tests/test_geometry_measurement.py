@@ -94,6 +94,9 @@ def test_subsamples_are_measured_as_if_they_were_alone() -> None:
         assert values == pytest.approx(alone, rel=1e-9, abs=1e-12, nan_ok=True)
     low, high = found.extremes("ari_subjects")
     assert 0 < low < high < 1
+    known, *rest = found.subsamples
+    first = replace(found, subsamples=({**known, "kindred": math.nan}, {**rest[0], "kindred": 2.0}))
+    assert first.extremes("kindred") == (2.0, 2.0)  # of those in which it is known
     assert found.values == measure_layer(points, labels(900), settings).values
 
 
@@ -142,6 +145,7 @@ def test_a_folder_is_measured_in_the_order_of_its_layers(folder: Path) -> None:
             ]
         )
     assert [len(layer.subsamples) for layer in layers] == [2, 2, 2]
+    assert landscape.tree and landscape.tree.layer == 1 and landscape.model == "given"
     assert [draw.curves["core_fraction"] for draw in landscape.draws] == [
         tuple(layer.subsamples[number]["core_fraction"] for layer in layers) for number in (0, 1)
     ]

@@ -5,7 +5,8 @@ from hashlib import sha256
 import numpy as np
 
 from harness.protocol import FineTuning, PromptFormat, Subset, cache_key
-from harness.questions import Question, build_prompt
+from harness.questions.prompts import build_prompt
+from harness.questions.question import Question
 
 ASKED = Question("  What is 2 + 2? ", (" 3", "4 ", "5", "22"), 1, "abstract_algebra", 7)
 SHOTS = [

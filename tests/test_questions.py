@@ -84,6 +84,9 @@ def test_a_missing_split_and_too_many_shots_are_named(tmp_path: Path) -> None:
         load_questions(write_dataset(tmp_path / "d", rows()), Subset(), 1)
     with pytest.raises(DatasetError, match="6 shots asked for, but split 'dev' has 5"):
         load_questions(QUESTIONS, Subset(), 6)
+    np.save(tmp_path / "none.npy", np.array([], dtype=int))
+    with pytest.raises(DatasetError, match="no question left to ask; give another split, or other"):
+        load_questions(QUESTIONS, Subset(rows=str(tmp_path / "none.npy")), 0)
     with pytest.raises(SettingsError, match="per-subject is 0"):
         Subset(per_subject=0)
 

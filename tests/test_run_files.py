@@ -13,6 +13,7 @@ from harness.landscape import CURVES, Landscape
 from reports.run import Run, read_run, read_runs
 from reports.view import Report
 from tests.invented import RUN, landscape, verdict
+from tests.trying import refused
 
 
 def test_a_run_is_the_same_from_its_folder_and_its_record(tmp_path: Path) -> None:
@@ -153,3 +154,7 @@ def test_files_of_odd_names_stay_in_their_folder_and_apart(tmp_path: Path) -> No
     )
     assert [one.model for one in read_run(tmp_path / "out").landscapes] == list(names)
     assert len(list((tmp_path / "out").iterdir())) == len(names) + 1
+
+
+def test_a_run_that_is_not_there_is_named(tmp_path: Path) -> None:
+    refused(["report", str(tmp_path / "nowhere")], "nowhere: no such run; give the", tmp_path)

@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 
 from fixtures.cases import TOY
 from harness.errors import RecordError
-from harness.extraction import extract, extract_into, read_layer
+from harness.extraction import extract, extract_into
 from harness.extraction.prefix_tree import build_tree
 from harness.extraction.shards import (
     Representations,
     plan_shards,
+    read_layer,
     read_letter_logits,
     saved_layers,
     saved_shards,

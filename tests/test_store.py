@@ -9,6 +9,7 @@ import pytest
 from filelock import FileLock
 
 from harness.cost import counted, read_cost
+from harness.errors import SettingsError
 from harness.store import Store
 
 
@@ -162,6 +163,16 @@ def test_checksums_that_are_none_are_damage(tmp_path: Path, text: str) -> None:
     (entry / "checksums.json").write_text(text)
     with pytest.warns(UserWarning, match="is not what was written"):
         assert Store(tmp_path).find("kind", "key") is None
+
+
+def test_a_file_that_somebody_put_into_an_entry_is_not_lost(tmp_path: Path) -> None:
+    entry = Store(tmp_path).find_or_make("kind", "key", make)
+    (entry / "notes.txt").write_text("mine")
+    with pytest.raises(SettingsError, match=r"notes.txt: is no part of this entry; move it"):
+        Store(tmp_path).find_or_make("kind", "key", never)
+    assert (entry / "notes.txt").read_text() == "mine"
+    (entry / "notes.txt").unlink()
+    assert Store(tmp_path).find_or_make("kind", "key", never) == entry
 
 
 def test_what_is_found_is_left_as_it_is(tmp_path: Path) -> None:

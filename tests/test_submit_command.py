@@ -93,6 +93,8 @@ def test_a_dry_run_prints_a_script(tmp_path: Path) -> None:
     # What is analysed is the same in all conditions, and never what trains.
     assert "--per-subject 4 --leave-out dev+validation --seed 0" in lines[3]
     assert "-m harness.cli extract --model" in lines[3] and lines[3].endswith("--shots 0")
+    more = submit(*EXPERIMENT, "--out", str(out), "--leave-out", "dev", "--fine-tune", "--dry-run")
+    assert "--leave-out dev+validation" in more.stdout  # and what else it is not to ask
     refused = submit(
         *EXPERIMENT, "--out", str(out), "--fine-tune", "--dry-run", "--", "--epoch", "4"
     )
@@ -149,6 +151,9 @@ def test_all_jobs_compute_in_one_precision_wherever_they_run(
             ["--fine-tune", "--", "--train-split", "test"],
             "--train-split takes what is analysed; give --train-from-test N before --",
         ),
+        (["--fine-tune", "--split", "validation"], "--train-split takes what is analysed"),
+        (["--fine-tune", "--", "--model", "other"], "--model is of all jobs; give it before --"),
+        (["--fine-tune", "--", "--mmlu", "other"], "--mmlu is of all jobs; give it before --"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(tmp_path: Path, options: list[str], message: str) -> None:

@@ -192,9 +192,7 @@ def _extract_shard(
         source = [index for index, node in enumerate(nodes) for _ in node.rows]
         if settings.site == "logits":
             taken[last_layer] = head(states)
-            logits = taken[last_layer][:, work.letters]
-        else:
-            logits = _some_logits(head, states, work.letters)
+        logits = _some_logits(head, states, work.letters)
         letter_logits[done] = logits[source].float().cpu()
         for layer, values in _to_cpu(taken, source).items():
             if layer not in layers:
@@ -234,11 +232,12 @@ def _means(nodes: Sequence[Node], states: Tensor, layer: int) -> Tensor:
 
 
 def _some_logits(head: nn.Module, states: Tensor, tokens: Sequence[int]) -> Tensor:
-    # lm_head is a third of a small model: for four of its rows the others need not be read.
+    # lm_head is a third of a small model: for four of its rows the others need not be read. In
+    # float32, as bfloat16 has so few values near 20 that letters tie, and the first would be taken.
     # A head that accelerate keeps elsewhere (meta) comes only when it is called.
     if type(head) is nn.Linear and not head.weight.is_meta:
-        bias = None if head.bias is None else head.bias[tokens]
-        return F.linear(states.to(head.weight.device), head.weight[tokens], bias)
+        bias = None if head.bias is None else head.bias[tokens].float()
+        return F.linear(states.to(head.weight.device).float(), head.weight[tokens].float(), bias)
     return head(states)[:, tokens]  # type: ignore[no-any-return]
 
 

@@ -18,9 +18,10 @@ from harness.protocol import FineTuning
 
 def check_targets(model: PreTrainedModel, settings: FineTuning) -> None:
     """Raise ModelError for a target module that the model has not: PEFT passes over it."""
-    known = {name.rpartition(".")[2] for name, _ in model.named_modules()} - {""}
+    names = [name for name, _ in model.named_modules()]
+    known = {name.rpartition(".")[2] for name in names} - {""}
     for name in settings.target_modules or ():
-        if name.rpartition(".")[2] not in known:
+        if not any(one == name or one.endswith(f".{name}") for one in names):
             raise ModelError(
                 f"--target-modules: {name!r} is not in this model; its modules are called "
                 f"{', '.join(sorted(one for one in known if not one.isdecimal()))}"

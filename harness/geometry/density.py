@@ -36,7 +36,7 @@ def knn_density(neighbors: Neighbors, dimension: float, k: int) -> Density:
     if neighbors.count < k:
         raise GeometryError(
             f"a density over k={k} neighbours needs {k + 1} distinct points, there are "
-            f"{neighbors.count + 1}; analyse more questions (--per-subject)"
+            f"{neighbors.count + 1}; analyse more questions"
         )
     data = neighbors.as_data()
     data.set_id(dimension)
@@ -53,8 +53,7 @@ def pak_density(neighbors: Neighbors, dimension: float) -> Density:
     """
     if neighbors.count < 4:
         raise GeometryError(
-            f"PAk needs 5 distinct points, there are {neighbors.count + 1}; analyse more questions "
-            "(--per-subject)"
+            f"PAk needs 5 distinct points, there are {neighbors.count + 1}; analyse more questions"
         )
     data = neighbors.as_data()
     data.set_id(dimension)

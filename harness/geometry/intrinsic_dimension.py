@@ -36,7 +36,7 @@ def gride_scales(neighbors: Neighbors, largest: int) -> Scales:
     if neighbors.count < 2 * largest:
         raise GeometryError(
             f"Gride at k={largest} needs {2 * largest + 1} distinct points, there are "
-            f"{neighbors.count + 1}; analyse more questions (--per-subject) or take a smaller k"
+            f"{neighbors.count + 1}; analyse more questions or take a smaller k"
         )
     found = neighbors.as_data().return_id_scaling_gride(range_max=2 * largest)
     dimension, error, distance = found

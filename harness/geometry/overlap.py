@@ -79,5 +79,5 @@ def _check(neighbors: Neighbors, k: int) -> None:
     if neighbors.count < k:
         raise GeometryError(
             f"an overlap over {k} neighbours needs as many, there are {neighbors.count}; keep "
-            "more neighbours or analyse more questions (--per-subject)"
+            "more neighbours or analyse more questions"
         )

@@ -33,7 +33,7 @@ def load_questions(source: str, subset: Subset, shots: int) -> QuestionSet:
     question, or fewer dev questions in a subject than `shots`; SettingsError for shots of the split
     that is asked.
     """
-    if shots and "dev" in subset.split.split("+"):
+    if shots and "dev" in {part.partition("[")[0] for part in subset.split.split("+")}:
         raise SettingsError(
             f"split {subset.split!r} holds 'dev', which the shots come from; ask it without shots"
         )
@@ -49,8 +49,9 @@ def load_questions(source: str, subset: Subset, shots: int) -> QuestionSet:
         pool = np.array([row for row in pool if everything[row].digest not in taken], dtype=int)
     questions = [everything[index] for index in _drawn(everything, pool, subset)]
     if not questions:
+        way_out = "use fewer for training" if taken else "give another split, or other rows of it"
         raise DatasetError(
-            f"{source}: split {subset.split!r} has no question left to ask; use fewer for training"
+            f"{source}: split {subset.split!r} has no question left to ask; {way_out}"
         )
     by_subject = {
         subject: [shot for shot in dev if shot.subject == subject]

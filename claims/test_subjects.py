@@ -101,6 +101,8 @@ def test_the_dendrogram_puts_kindred_subjects_together(
         )
         return kindred - chance
 
+    # Kindred is what the paper sees side by side (`harness/questions/mmlu_categories.py`): of its
+    # own models this asks for its own examples.
     # 0.01 of the mean height, which is more than rounding, above 95 of 100 tables in which the
     # subjects' categories are dealt out anew. The paper shows the dendrogram and gives no number.
     judge(

@@ -25,7 +25,10 @@ class Accuracy:
 
 
 def accuracy(right: Sequence[bool], subjects: Sequence[str]) -> Accuracy:
-    """Return the accuracy of N answers; right, subjects: of every question."""
+    """Return the accuracy of N answers, 1 or more.
+
+    right, subjects: of every question.
+    """
     hits = np.asarray(right, dtype=np.float64)
     names, numbers = np.unique(np.asarray(subjects), return_inverse=True)
     means = np.bincount(numbers, hits) / np.bincount(numbers)

@@ -17,6 +17,8 @@ def seal(folder: Path, files: Iterable[Path] | None = None) -> None:
     """Write `checksums.json` into `folder`, when all that it is about is on the disk.
 
     files: None is all that are in the folder, but for those whose path there has a hidden part.
+
+    Raises OSError or SettingsError where the disk refuses it.
     """
     digests = {}
     for file in _files(folder) if files is None else files:
@@ -55,7 +57,7 @@ def unlisted(folder: Path) -> str | None:
 
 
 def file_digest(file: Path) -> str:
-    """Return the SHA-256 of a file."""
+    """Return the SHA-256 of a file, in hexadecimal. Raises OSError if it cannot be read."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 

@@ -20,6 +20,8 @@ def counted(folder: Path, device: str) -> Iterator[None]:
     """Add the seconds that the body takes to those that `folder` has cost.
 
     A body that raises counts too: what it had made is gone on from. One that is killed does not.
+
+    Raises SettingsError where the disk refuses it.
     """
     started = time.monotonic()
     try:
@@ -40,7 +42,10 @@ def _add(folder: Path, started: float, device: str) -> None:
 
 
 def read_cost(folder: Path) -> dict[str, Any]:
-    """Return the seconds and the device that `folder` has cost; nothing if that was not kept."""
+    """Return the seconds and the device that `folder` has cost; nothing if that was not kept.
+
+    Raises OSError if it cannot be read.
+    """
     file = folder / FILE
     try:
         found = json.loads(file.read_text("utf-8")) if file.is_file() else {}

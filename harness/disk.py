@@ -77,7 +77,10 @@ def check_folder(folder: Path, use: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Return when what was written into a file, or the names in a folder, will outlive a crash."""
+    """Return when what was written into a file, or the names in a folder, will outlive a crash.
+
+    Raises OSError as the disk does.
+    """
     opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)

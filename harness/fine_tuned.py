@@ -80,6 +80,8 @@ def share_out(
 class FineTuned:
     """The fine-tuning of an experiment's model.
 
+    experiment: that the fine-tuned model is analysed in.
+    settings: what changes the adapter; options: what does not, but for rounding.
     training: the questions that train it; validation: the split that is asked meanwhile.
     """
 
@@ -91,12 +93,12 @@ class FineTuned:
 
     @cached_property
     def questions(self) -> QuestionSet:
-        """The questions that train the model. Raises DatasetError."""
+        """The questions that train the model. Raises DatasetError, SettingsError."""
         return load_questions(self.experiment.dataset, self.training, 0)
 
     @cached_property
     def validation_questions(self) -> QuestionSet:
-        """The questions asked during the training. Raises DatasetError."""
+        """The questions asked during the training. Raises DatasetError, SettingsError."""
         return load_questions(self.experiment.dataset, Subset(self.validation), 0)
 
     def check(self, processes: int | None = None) -> None:
@@ -150,7 +152,7 @@ class FineTuned:
 
     @property
     def is_trained(self) -> bool:
-        """Whether the adapters are in the store."""
+        """Whether the adapters are in the store. Raises ModelError, DatasetError."""
         return self.experiment.store.find("adapters", self._key) is not None
 
     @property
@@ -214,7 +216,10 @@ class FineTuned:
 
     @property
     def fine_tuned(self) -> Experiment:
-        """The experiment with the final adapter."""
+        """The experiment with the final adapter; trained if need be, which can take hours.
+
+        Raises UserError as `check` does.
+        """
         return replace(self.experiment, adapter=self.adapters / FINAL, condition=FINE_TUNED)
 
     def landscape(self) -> Landscape:

@@ -103,13 +103,13 @@ class Curve:
 
     @property
     def centroid(self) -> float:
-        """The mean relative depth, weighted with the values that are above 0."""
+        """The mean relative depth, 0 to 1, weighted with the values that are above 0; ours."""
         weights = np.clip(np.nan_to_num(self.values), 0, None)
         return float((self.depth * weights).sum() / weights.sum()) if weights.any() else math.nan
 
     @property
     def width(self) -> float:
-        """The share of layers whose value is at least half the largest."""
+        """The share of layers, 0 to 1, whose value is at least half the largest; ours."""
         return float((self.known >= self.maximum / 2).mean()) if len(self.known) else math.nan
 
 

@@ -81,7 +81,7 @@ class Experiment:
 
     @cached_property
     def questions(self) -> QuestionSet:
-        """The analysed questions. Raises DatasetError."""
+        """The analysed questions, N of them. Raises DatasetError, SettingsError."""
         return load_questions(self.dataset, self.subset, self.most_shots)
 
     @cached_property
@@ -113,7 +113,7 @@ class Experiment:
             )
 
     def prompts(self, prompt: PromptFormat) -> list[str]:
-        """Return the prompt of every question. Raises DatasetError."""
+        """Return the N prompts of the questions. Raises DatasetError, SettingsError."""
         return [
             build_prompt(question, self._shots[question.row], prompt)
             for question in self.questions.questions
@@ -150,7 +150,10 @@ class Experiment:
         )
 
     def is_extracted(self, prompt: PromptFormat) -> bool:
-        """Return whether the representations in this condition are in the store."""
+        """Return whether the representations in this condition are in the store.
+
+        Raises UserError as `extraction_key` does.
+        """
         return self.store.find("representations", self.extraction_key(prompt)) is not None
 
     def landscape(self, prompt: PromptFormat, start: Experiment | None = None) -> Landscape:
@@ -192,7 +195,7 @@ class Experiment:
     def extraction_key(self, prompt: PromptFormat) -> str:
         """Return what the store knows the representations in this condition by.
 
-        Raises ModelError or DatasetError where model or questions cannot be read.
+        Raises ModelError, DatasetError or SettingsError where model or questions cannot be read.
         """
         questions = self.questions
         # Without shots the same prompts are asked, whatever others are asked with.
@@ -332,7 +335,11 @@ class Experiment:
         return Labels(subjects, answers, CATEGORIES)
 
     def origin(self, prompt: PromptFormat) -> dict[str, Any]:
-        """Return what the results in this condition come from: settings, bytes and versions."""
+        """Return what the results in this condition come from: settings, bytes and versions.
+
+        Raises UserError as `extraction_key` does, and RecordError for a bad record of the adapter's
+        training.
+        """
         return {
             "model": self.fingerprint,
             "dataset": dataset_name(self.dataset),

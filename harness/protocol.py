@@ -28,6 +28,7 @@ DRAW_SHARE = 0.8
 class Subset:
     """Which questions of the split are asked.
 
+    split: of the dataset; several with a plus, such as `dev+validation`.
     per_subject: at most so many of every subject, drawn with `seed` (of MMLU's test split: from the
         paper's 9181 questions, which have 200 a subject at most); None is the paper's subset.
     without: another subset of the same dataset, whose questions this one leaves out: what a model
@@ -88,6 +89,7 @@ class ExtractionSettings:
     reduction: the prompt's last token, or the mean over its tokens.
     max_length: tokens; a longer prompt loses its beginning. None refuses what the model has no
         positions for.
+    precision: of weights and arithmetic.
     layer_interval: every so many layers, and always the last one.
     """
 
@@ -115,10 +117,12 @@ class ExtractionSettings:
 class FineTuning:
     """How a LoRA adapter is trained.
 
+    epochs: times that every question is read.
     rank, alpha, dropout: of the adapter. target_modules: names of the projections that get one;
         None is every linear layer of the blocks.
     learning_rate: at its peak, after `warmup_ratio` (a share of the steps); a cosine takes it down
         to `lowest_rate` (a share of the peak).
+    weight_decay: Adam's, decoupled; the paper has none.
     batch_size: questions a step. max_steps: of the training, if that is less than the epochs have.
     max_grad_norm: largest norm of a step's gradient; None does not clip.
     weight_subjects: every subject weighs the same, whatever its number of questions. (In the
@@ -126,6 +130,7 @@ class FineTuning:
     max_length: tokens; a longer prompt loses its beginning. None refuses what the model has no
         positions for.
     checkpoints: adapters kept on the way, at steps evenly spaced in their logarithm.
+    precision: of the model's weights and arithmetic; the adapter learns in float32.
     seed: of the adapter's first weights, the order of the questions and dropout.
 
     The defaults are the paper's for Llama-3-8b and Mistral-7b; `harness.presets` has the others.
@@ -272,9 +277,9 @@ def steps_an_epoch(count: int, batch_size: int) -> int:
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How a training runs and what it tells: of the adapter, this only changes the rounding.
+    """How a training runs and what it tells.
 
-    (And, as a pass is what draws random numbers, which of them dropout gets.)
+    The adapter changes with it by rounding alone, and by dropout's masks, which a pass draws.
 
     tokens, prompts: of one pass, which holds a part of a step's batch; None is the device's
         default, and any number of prompts.

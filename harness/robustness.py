@@ -59,7 +59,10 @@ def varied_landscapes(
 def vary(
     experiment: Experiment, name: str, shots: Sequence[int]
 ) -> tuple[Experiment, list[PromptFormat]]:
-    """Return the experiment with the variation of this name in GRID, and its conditions."""
+    """Return the experiment with the variation of this name in GRID, and its conditions.
+
+    Raises KeyError for another name.
+    """
     part, change = GRID[name]
     if part == "prompt":
         return experiment, [PromptFormat(number, **change) for number in shots]

@@ -101,7 +101,7 @@ class Store:
             if processes.is_main:
                 unfinished.mkdir(exist_ok=True)
                 _sweep(unfinished, entry)
-            # One that is sealed was stopped before it had its name: all the work is done.
+            # If it is sealed, the run was stopped just before the renaming: all work is done.
             if not processes.agree(processes.is_main and _damaged(unfinished) is None):
                 try:
                     make(unfinished)

@@ -19,7 +19,10 @@ def checkpoint_name(step: int) -> str:
 
 
 def checkpoint_step(folder: Path) -> int:
-    """Return the number of steps after which `folder`'s adapter was kept."""
+    """Return the number of steps after which `folder`'s adapter was kept.
+
+    Raises ValueError for a folder of another name.
+    """
     return int(folder.name.removeprefix("step-"))
 
 

@@ -8,8 +8,8 @@ import torch
 from transformers import PreTrainedModel
 
 MOST_TOKENS = 65536
-# Of a device's memory, and of what the weights leave of it. Not of what is free at the moment: the
-# same run is to be the same again.
+# Shares of a device's memory, and of what the weights leave of it. What happens to be free would
+# give the same run other budgets, and other roundings, from one time to the next.
 SHARE, SHARE_OF_REST = 0.25, 0.5
 
 

@@ -134,7 +134,7 @@ def _prepared(
     kind = model.device.type if model.device.type in PASS_TOKENS else "cpu"
     pass_tokens = budgets.tokens or PASS_TOKENS[kind]
     plan = plan_shards(tokens, budgets.shard_tokens or PASSES_A_SHARD[kind] * pass_tokens)
-    # Before weights are packed: they would not be seen.
+    # Before weights are packed: packed ones are no parameters, whose bytes are counted.
     most = (pass_tokens, budgets.cached_tokens or cache_tokens(model), budgets.prompts)
     letters = letter_tokens(tokenizer)
     if model.device.type == "cpu":

@@ -43,6 +43,8 @@ def build_tree(prompts: Sequence[Sequence[int]], least_saving: int = LEAST_SAVIN
 
     Prompts are tokenized whole before they come here, so no token crosses a cut. With more than
     that many tokens in `least_saving`, every distinct prompt is a root of its own.
+
+    Source: shared prefixes computed once, as in Hydragen (Juravsky et al. 2024, arXiv 2402.05099).
     """
     roots: list[Node] = []
 

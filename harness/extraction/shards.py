@@ -96,7 +96,10 @@ def shard_file(folder: Path, rows: Sequence[int]) -> Path:
 
 
 def is_whole(file: Path, rows: Sequence[int]) -> bool:
-    """Return whether the file of the shard of `rows` is there, and is what was written."""
+    """Return whether the file of the shard of `rows` is there, and is what was written.
+
+    Raises OSError if it is there and cannot be read.
+    """
     try:
         with safe_open(file, framework="pt") as held:
             tensors = {name: held.get_tensor(name) for name in held.keys()}
@@ -112,7 +115,10 @@ def saved_shards(folder: Path) -> list[Path]:
 
 
 def saved_layers(folder: Path) -> list[int]:
-    """Return the layer numbers in a folder of representations, ascending."""
+    """Return the layer numbers in a folder of representations, ascending.
+
+    Raises IndexError for a folder without shards.
+    """
     with safe_open(saved_shards(folder)[0], framework="pt") as file:
         return sorted(int(key.split("-")[1]) for key in file.keys() if key.startswith("layer-"))
 

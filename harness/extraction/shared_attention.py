@@ -35,7 +35,10 @@ class CannotShareError(Exception):
 
 @dataclass(frozen=True)
 class Bundle:
-    """Neighbouring runs of a packed pass whose attention to themselves is computed together."""
+    """Neighbouring runs of a packed pass whose attention to themselves is computed together.
+
+    begin: the first run's place in the pass, in tokens; lengths: of every run, in tokens.
+    """
 
     begin: int
     lengths: Sequence[int]
@@ -191,7 +194,7 @@ def attend(
         bias = packed.window_bias(prefix, place, sliding_window, q) if sliding_window else None
         before, before_lse = _prefix_part(q[:, place], keys, values, scale, bias)
         share = torch.sigmoid(before_lse - own_lse[:, place]).unsqueeze(-1)
-        # In place, and rounded to the dtype only as the sum itself is: a pass less over the states.
+        # In place: one pass less over the states, and no rounding but that of the sum.
         out[:, place].lerp_(before, share.to(out.dtype))
     return out.transpose(0, 1).unsqueeze(0), None
 

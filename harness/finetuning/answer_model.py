@@ -108,6 +108,8 @@ def save_adapter(adapted: PeftModel, trained: dict[str, Any], folder: Path) -> N
     """Write a PEFT adapter folder, with the weights in the model's dtype.
 
     trained: the tensors that learn, by their name in AnswerModel.
+
+    Raises OSError or SafetensorError where the disk refuses it.
     """
     dtype = adapted.get_base_model().dtype
     tensors = {

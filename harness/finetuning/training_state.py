@@ -35,6 +35,8 @@ def save_state(
 
     told: what JSON can hold.
     checkpoints: folders that have to be as they are now when the state is gone on from.
+
+    Raises OSError or SafetensorError where the disk refuses it.
     """
     unfinished = folder / ".unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was stopped here
@@ -64,7 +66,10 @@ def newest_state(folder: Path) -> int:
 
 
 def load_state(folder: Path, steps: int) -> tuple[dict[str, Tensor], Any]:
-    """Return the tensors of the state after `steps` steps, and what was told."""
+    """Return the tensors of the state after `steps` steps, and what was told.
+
+    Raises OSError if they are not there; that they are whole, `newest_state` has seen.
+    """
     state = _state(folder, steps)
     told = json.loads((state / PROGRESS).read_text(encoding="utf-8"))
     return load_file(state / TENSORS), told
@@ -85,7 +90,10 @@ def gather(tensor: Tensor) -> Tensor:
 def tensors_of(
     parameters: Parameters, optimizer_state: Mapping[Tensor, Mapping[str, Any]]
 ) -> dict[str, Tensor]:
-    """Return named `parameters` as `weight.NAME`, and the optimizer's of each as `KEY.NAME`."""
+    """Return named `parameters` as `weight.NAME`, and the optimizer's of each as `KEY.NAME`.
+
+    KEY: as torch's optimizer calls it, such as `exp_avg`. All are copies on the CPU.
+    """
     found = {}
     for name, parameter in parameters:
         found[f"weight.{name}"] = gather(parameter)

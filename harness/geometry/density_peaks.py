@@ -44,6 +44,8 @@ class DensityPeaks:
 def density_peaks(neighbors: Neighbors, density: Density, z: float) -> DensityPeaks:
     """Return the density peaks that stand out at confidence `z`.
 
+    z: how many standard errors of the log density a peak is above its saddles.
+
     Source: DADApy's `compute_clustering_ADP`; d'Errico et al. 2021.
     """
     data = neighbors.as_data()

@@ -195,7 +195,7 @@ def _smallest(
     elif more > kept:
         last = values.topk(2, dim=1)
         tied = last.values[:, 0] == last.values[:, 1]
-        # The one more has to go: it is the largest, wherever it stands.
+        # Drop the extra one: it is the largest, wherever it stands.
         values.scatter_(1, last.indices[:, :1], values[:, -1:].clone())
         places.scatter_(1, last.indices[:, :1], places[:, -1:].clone())
     else:

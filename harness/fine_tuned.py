@@ -37,7 +37,7 @@ from harness.training_record import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from harness.finetuning import Exam
+    from harness.finetuning import ValidationSet
     from harness.finetuning.batches import Example
 
 # Raise it when the code behind it changes its results: what older code kept is then not found.
@@ -51,7 +51,7 @@ def split_test(per_subject: int, analysed: Subset) -> tuple[Subset, Subset]:
     return training, replace(analysed, without=training)
 
 
-def unlearnt(training: Subset, analysed: Subset) -> Subset:
+def without_training(training: Subset, analysed: Subset) -> Subset:
     """Return `analysed` without what trains a model: a dataset may hold a question twice.
 
     Of other splits than the analysed one all questions are left out, so that what is analysed does
@@ -62,7 +62,7 @@ def unlearnt(training: Subset, analysed: Subset) -> Subset:
     return replace(analysed, leave_out=training.split)
 
 
-def share_out(
+def divide_questions(
     training: Subset, analysed: Subset, train_from_test: int | None
 ) -> tuple[Subset, str, Subset]:
     """Return the questions that train, the split that is asked meanwhile, and those to analyse.
@@ -73,7 +73,7 @@ def share_out(
     if train_from_test:
         training, analysed = split_test(train_from_test, analysed)
         return training, "dev", analysed
-    return training, "validation", unlearnt(training, analysed)
+    return training, "validation", without_training(training, analysed)
 
 
 @dataclass(frozen=True)
@@ -268,11 +268,11 @@ class FineTuned:
         return found
 
     @cached_property
-    def _inputs(self) -> tuple[PreTrainedModel, list[Example], Exam | None]:
+    def _inputs(self) -> tuple[PreTrainedModel, list[Example], ValidationSet | None]:
         """The model, what it learns and what it is asked meanwhile. Raises ModelError."""
         import torch
 
-        from harness.finetuning import Exam
+        from harness.finetuning import ValidationSet
         from harness.finetuning.answer_model import check_targets
         from harness.finetuning.batches import as_examples
         from harness.models import load_model
@@ -298,24 +298,24 @@ class FineTuned:
         if not self.options.evaluations:
             return model, examples, None
         asked = self.validation_questions.questions
-        exam = Exam(
+        validation = ValidationSet(
             as_examples(tokenizer, asked, tokenize(tokenizer, self.asked_prompts, *how)),
             [question.subject for question in asked],
             letter_tokens(tokenizer),
         )
-        return model, examples, exam
+        return model, examples, validation
 
     def _train(self, folder: Path) -> None:
         from harness.finetuning import fine_tune
 
-        model, examples, exam = self._inputs
+        model, examples, validation = self._inputs
         fine_tune(
             folder,
             model,
             examples,
             self.settings,
             self.options,
-            exam,
+            validation,
             self._origin(),
             f"{model_name(self.experiment.model)}: fine-tune in {self.settings.precision}",
         )

@@ -17,7 +17,7 @@ from harness.checks import check_extraction
 from harness.device import default_precision
 from harness.disk import write_whole
 from harness.errors import SettingsError
-from harness.fine_tuned import ZERO_SHOT, FineTuned, share_out
+from harness.fine_tuned import ZERO_SHOT, FineTuned, divide_questions
 from harness.pipeline import Experiment
 from harness.presets import PRESETS, TRAINING_SPLIT, choose_preset
 from harness.processes import is_spread, launched_processes
@@ -199,7 +199,7 @@ def finetune(**options: Any) -> None:
         raise click.UsageError("--validation is asked at no step; leave it or --evaluations 0 out")
     if options["log_lines"]:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    training = fine_tuning(options)
+    training = training_of(options)
     training.check()
     before, after = (options[name] and not is_spread() for name in ("measure_baselines", "test"))
     if before or after:
@@ -261,7 +261,7 @@ def _check_copy(out: Path, training: FineTuned) -> None:
     _tested(out)
 
 
-def fine_tuning(options: Mapping[str, Any]) -> FineTuned:
+def training_of(options: Mapping[str, Any]) -> FineTuned:
     """Return what the options of the command ask for.
 
     Raises UserError for bad values, UsageError for options of which one would go unheard.
@@ -290,7 +290,9 @@ def fine_tuning(options: Mapping[str, Any]) -> FineTuned:
         options["samples_per_subject"] or preset.per_subject,
         rows=options["mask_path"],
     )
-    training, validation, analysed = share_out(training, analysed, options["train_from_test"])
+    training, validation, analysed = divide_questions(
+        training, analysed, options["train_from_test"]
+    )
     experiment = Experiment(
         options["model"],
         options["dataset"],

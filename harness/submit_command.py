@@ -18,7 +18,7 @@ from harness.device import default_precision
 from harness.errors import SettingsError, UserError
 from harness.experiment_commands import experiment_of, extract, measure
 from harness.fine_tuned import FineTuned
-from harness.finetune_command import fine_tuning, finetune
+from harness.finetune_command import finetune, training_of
 from harness.protocol import parse_shots
 
 STAGES = {"extract": extract, "measure": measure, "finetune": finetune}
@@ -127,7 +127,7 @@ def submit(
         options["precision"] = default_precision(None if here and gpus else gpus > 0)
     trained = None
     if fine_tune:
-        trained, training = _fine_tuning(options, fine_tune_options, max(gpus, 1))
+        trained, training = _shared_training(options, fine_tune_options, max(gpus, 1))
         learnt, analysed = training.training.split.split("+"), options["split"].split("+")
         if not options["train_from_test"] and set(learnt) & set(analysed):
             raise click.UsageError(
@@ -193,7 +193,7 @@ TRAINED_ON = {
 }  # fmt: skip
 
 
-def _fine_tuning(
+def _shared_training(
     options: Mapping[str, Any], own: tuple[str, ...], processes: int
 ) -> tuple[list[str], FineTuned]:
     """Return the options of fine-tuning, those that it shares with extraction and its own.
@@ -213,6 +213,6 @@ def _fine_tuning(
     # As the claims do, which then find the training; after -- they may be said otherwise.
     shared |= {name: options[name] for name in ("max_length", "precision")}
     arguments = [*_arguments(finetune, shared), *own]
-    training = fine_tuning(finetune.make_context("finetune", list(arguments)).params)
+    training = training_of(finetune.make_context("finetune", list(arguments)).params)
     training.check(processes)
     return arguments, training

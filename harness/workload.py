@@ -40,7 +40,7 @@ class Part:
     obstacle: str = ""
 
 
-class _Asked(NamedTuple):
+class _Planned(NamedTuple):
     """An extraction.
 
     adapter: the one that the model will wear, where it is not trained yet.
@@ -137,9 +137,9 @@ def _extractions(
     fine_tuned: FineTuned | None,
     controls: Mapping[str, Control],
     robustness: bool,
-) -> Iterator[_Asked]:
+) -> Iterator[_Planned]:
     for prompt in map(PromptFormat, shots):
-        yield _Asked(prompt.condition, experiment, prompt)
+        yield _Planned(prompt.condition, experiment, prompt)
     tuned, adapter = experiment, None
     if fine_tuned:
         start = fine_tuned.start
@@ -148,18 +148,18 @@ def _extractions(
         else:
             adapter = FINAL
             checkpoints = dict.fromkeys(map(checkpoint_condition, fine_tuned.kept_steps), start)
-        yield _Asked(FINE_TUNED, tuned, ZERO_SHOT, adapter)
-        yield _Asked(checkpoint_condition(0), start, ZERO_SHOT)
+        yield _Planned(FINE_TUNED, tuned, ZERO_SHOT, adapter)
+        yield _Planned(checkpoint_condition(0), start, ZERO_SHOT)
         for condition, worn in checkpoints.items():
-            yield _Asked(condition, worn, ZERO_SHOT, adapter and condition)
+            yield _Planned(condition, worn, ZERO_SHOT, adapter and condition)
     for name, control in controls.items():
         under, prompts = under_control(experiment, control, shots)
         for prompt in prompts:
-            yield _Asked(f"{prompt.condition}, {name}", under, prompt, further=True)
+            yield _Planned(f"{prompt.condition}, {name}", under, prompt, further=True)
     for name in GRID if robustness else ():
         varied, prompts = vary(experiment, name, shots)
         for prompt in prompts:
-            yield _Asked(f"{prompt.condition}, {name}", varied, prompt, further=True)
+            yield _Planned(f"{prompt.condition}, {name}", varied, prompt, further=True)
         if fine_tuned:
             varied, (prompt,) = vary(tuned, name, [0])
-            yield _Asked(f"{FINE_TUNED}, {name}", varied, prompt, adapter, further=True)
+            yield _Planned(f"{FINE_TUNED}, {name}", varied, prompt, adapter, further=True)

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from harness import device
 from harness.cli import commands
-from harness.finetune_command import fine_tuning, finetune
+from harness.finetune_command import finetune, training_of
 from harness.models import load_model
 from harness.processes import Processes
 from tests.running import MODEL, QUESTIONS, command
@@ -79,7 +79,7 @@ def test_the_stages_take_it_and_say_so(
 def test_fine_tuning_takes_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
     on(monkeypatch, PLAIN)
     given = ["--model", MODEL, "--mmlu", QUESTIONS]
-    training = fine_tuning(finetune.make_context("finetune", given).params)
+    training = training_of(finetune.make_context("finetune", given).params)
     assert training.settings.precision == "float32"
     assert training.experiment.extraction.precision == "float32"
 

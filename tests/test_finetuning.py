@@ -29,7 +29,7 @@ from transformers import (
 from fixtures.cases import TOY
 from harness.accuracy import accuracy
 from harness.errors import ModelError
-from harness.finetuning import Exam, Progress, fine_tune
+from harness.finetuning import Progress, ValidationSet, fine_tune
 from harness.finetuning.answer_model import AnswerModel, check_targets, pad, with_lora
 from harness.finetuning.batches import Example, as_examples
 from harness.models import load_model
@@ -219,7 +219,9 @@ def test_the_checkpoints_are_peft_adapters(tmp_path: Path) -> None:
 
 def test_validation_is_counted_by_subject(tmp_path: Path) -> None:
     asked = load_questions(QUESTIONS, Subset("test", 2), 0).questions
-    exam = Exam(examples_of(asked), [one.subject for one in asked], letter_tokens(TOKENIZER))
+    exam = ValidationSet(
+        examples_of(asked), [one.subject for one in asked], letter_tokens(TOKENIZER)
+    )
     settings = FineTuning(**{**SETTINGS.__dict__, "max_steps": 4})
     told = fine_tune(
         tmp_path, toy(), examples_of(LEARNT), settings, TrainingOptions(evaluations=2), exam
@@ -241,7 +243,7 @@ def test_validation_is_counted_by_subject(tmp_path: Path) -> None:
 
 
 def test_no_evaluations_are_none_before_the_first_step_either(tmp_path: Path) -> None:
-    exam = Exam(examples_of(LEARNT), ["a"] * len(LEARNT), [1, 2, 3, 4])
+    exam = ValidationSet(examples_of(LEARNT), ["a"] * len(LEARNT), [1, 2, 3, 4])
     options = TrainingOptions(evaluations=0)
     settings = FineTuning(rank=2, max_steps=1, precision="float32")
     told = fine_tune(tmp_path, toy(), examples_of(LEARNT), settings, options, exam)

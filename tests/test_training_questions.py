@@ -8,12 +8,12 @@ import datasets
 import pytest
 from click.testing import CliRunner
 
-from fixtures.cases import FineTune, Request
+from fixtures.cases import FineTuneRequest, Request
 from harness.cli import commands
 from harness.errors import DatasetError
 from harness.experiment_commands import experiment_of, extract
-from harness.fine_tuned import FineTuned, split_test, unlearnt
-from harness.finetune_command import fine_tuning, finetune
+from harness.fine_tuned import FineTuned, split_test, without_training
+from harness.finetune_command import finetune, training_of
 from harness.pipeline import Experiment
 from harness.protocol import Budgets, ExtractionSettings, FineTuning, Subset, TrainingOptions
 from harness.questions.mmlu import load_questions
@@ -60,9 +60,9 @@ def test_a_question_that_also_stands_in_a_training_split_is_not_analysed(tmp_pat
         both = {name: [*asked[name], *values] for name, values in table.items() if name in asked}
         datasets.Dataset.from_dict(both).to_parquet(file)
     assert {"q0", "q1"} <= {text for text, *_ in texts(Subset(), str(dataset))}
-    left = texts(unlearnt(Subset("dev+validation", 3), Subset()), str(dataset))
+    left = texts(without_training(Subset("dev+validation", 3), Subset()), str(dataset))
     assert "q1" in {text for text, *_ in left} and "q0" not in {text for text, *_ in left}
-    same = unlearnt(Subset("test", 3), Subset(per_subject=2))
+    same = without_training(Subset("test", 3), Subset(per_subject=2))
     assert same.without == Subset("test", 3) and same.leave_out is None
     experiment, _ = experiment_of(
         extract.make_context(
@@ -71,7 +71,7 @@ def test_a_question_that_also_stands_in_a_training_split_is_not_analysed(tmp_pat
     )
     assert {(q.text, *q.choices) for q in experiment.questions.questions} == left
     given = (MODEL, str(dataset), None, (0,), Subset(), ExtractionSettings(), tmp_path / "store")
-    (case,) = Request(*given, FineTune()).cases()
+    (case,) = Request(*given, FineTuneRequest()).cases()
     assert case.experiment and case.experiment.questions.fingerprint == (
         experiment.questions.fingerprint
     )
@@ -81,12 +81,21 @@ def test_a_question_that_also_stands_in_a_training_split_is_not_analysed(tmp_pat
 def test_the_claims_train_what_the_command_trains(
     tmp_path: Path, train_from_test: int | None
 ) -> None:
-    given = (MODEL, QUESTIONS, None, (0,), Subset(), ExtractionSettings(), tmp_path, FineTune())
+    given = (
+        MODEL,
+        QUESTIONS,
+        None,
+        (0,),
+        Subset(),
+        ExtractionSettings(),
+        tmp_path,
+        FineTuneRequest(),
+    )
     budgets = Budgets(7, cached_tokens=9)
     (case,) = Request(*given, train_from_test, budgets=budgets).cases()
     options = ["--model", MODEL, "--mmlu", QUESTIONS, "--precision", ExtractionSettings.precision]
     options += ["--train-from-test", "3"] if train_from_test else []
-    there = fine_tuning(finetune.make_context("finetune", options).params)
+    there = training_of(finetune.make_context("finetune", options).params)
     here = case.fine_tuned
     assert here
     assert (here.training, here.validation) == (there.training, there.validation)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fixtures.cases import Case, FineTune, Request
+from fixtures.cases import Case, FineTuneRequest, Request
 from fixtures.dry_run import in_words, table
 from harness.controls import null_controls
 from harness.models import load_model
@@ -35,7 +35,7 @@ def case(store: Path, **changes: object) -> Case:
         Subset(per_subject=5),
         ExtractionSettings(precision="float32"),
         store,
-        FineTune(epochs=1),
+        FineTuneRequest(epochs=1),
         train_from_test=3,
         controls=CONTROLS,
     )

@@ -1,5 +1,5 @@
 """Train a LoRA adapter to answer multiple-choice questions."""
 
-from harness.finetuning.train import Exam, Progress, fine_tune
+from harness.finetuning.train import Progress, ValidationSet, fine_tune
 
-__all__ = ["Exam", "Progress", "fine_tune"]
+__all__ = ["Progress", "ValidationSet", "fine_tune"]

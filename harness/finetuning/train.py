@@ -49,7 +49,7 @@ PASS_TOKENS = {"cpu": 512, "cuda": 4096}
 
 
 @dataclass(frozen=True)
-class Exam:
+class ValidationSet:
     """Questions that are only asked: their examples, their subjects, and the letters' tokens."""
 
     examples: Sequence[Example]
@@ -83,7 +83,7 @@ def fine_tune(
     examples: Sequence[Example],
     settings: FineTuning,
     options: TrainingOptions,
-    validation: Exam | None = None,
+    validation: ValidationSet | None = None,
     origin: Mapping[str, Any] | None = None,
     description: str = "fine-tuning",
 ) -> Progress:
@@ -118,7 +118,7 @@ class _Training:
         examples: Sequence[Example],
         settings: FineTuning,
         options: TrainingOptions,
-        validation: Exam | None,
+        validation: ValidationSet | None,
         description: str,
     ) -> None:
         self.folder, self.examples, self.settings = folder, examples, settings

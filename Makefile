@@ -14,8 +14,9 @@ export OMP_NUM_THREADS ?= 1
 claims: $(INSTALLED)
 	$(BIN)/pytest claims
 
+# xdist would begin with the files of many tests; those of few are the ones that take long.
 test: lint
-	$(BIN)/pytest tests -rs --durations 12 -n auto --maxprocesses 8 --dist loadfile
+	$(BIN)/pytest tests -rs --durations 12 -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 	$(BIN)/pytest claims -rs
 
 lint: $(INSTALLED)

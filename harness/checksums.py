@@ -50,8 +50,16 @@ def damaged(folder: Path, only_listed: bool = False) -> str | None:
 
 
 def unlisted(folder: Path) -> str | None:
-    """Return the first file of a sealed folder that was not sealed with it; None if all were."""
-    sealed = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+    """Return the first file of a folder that was not sealed with it; None if all were.
+
+    None also where it cannot be told, without checksums that can be read.
+    """
+    try:
+        sealed = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(sealed, dict):
+        return None
     there = (one.relative_to(folder).as_posix() for one in _files(folder))
     return min((one for one in there if one not in sealed), default=None)
 

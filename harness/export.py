@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from safetensors.torch import save_file
 
 from harness.disk import check_folder, explained, share
@@ -37,19 +37,15 @@ def check_export(folder: Path) -> None:
 def new_folder(folder: Path) -> Iterator[Path]:
     """Yield a folder to fill, which becomes `folder` when it is whole.
 
-    Raises SettingsError if the disk refuses it, or another run fills it.
+    Raises SettingsError if the disk refuses it, or if it holds something, as of a faster run.
     """
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     with explained(folder, "as --out-dir"):
         folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()  # of two runs the other one waits, and is then refused
         try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise SettingsError(
-                f"{folder}: another run writes it too; give each its own"
-            ) from error
-        try:
+            check_export(folder)
             shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was stopped
             unfinished.mkdir()
             yield unfinished

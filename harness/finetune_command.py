@@ -217,8 +217,13 @@ def finetune(**options: Any) -> None:
         # It changes nothing of the adapter, so it is no reason to train again.
         click.echo(f"its training, in the store, asked {asked!r} meanwhile", err=True)
     if out and main and not (out / RECORD).is_file():
-        with new_folder(out) as unfinished:
-            shutil.copytree(adapters, unfinished, dirs_exist_ok=True)
+        try:
+            with new_folder(out) as unfinished:
+                shutil.copytree(adapters, unfinished, dirs_exist_ok=True)
+        except SettingsError:
+            if not (out / RECORD).is_file():
+                raise
+            _check_copy(out, training)  # of a run that was faster
     tested: dict[str, Accuracy] = {}
     if is_spread() and main:
         click.echo("not tested: the model is spread over processes; extract tests it", err=True)
@@ -229,13 +234,20 @@ def finetune(**options: Any) -> None:
     if not main:
         return
     if out and tested:
-        found = {when: asdict(one) | {"macro": one.macro} for when, one in tested.items()}
-        # What an earlier call has tested stays: the training is the same.
-        write_whole(out / TESTED, json.dumps({**_tested(out), **found}, indent=1) + "\n")
+        _write_tested(out, tested, training.experiment)
     if out and options["out_filename"]:
         record = (out / RECORD).read_text(encoding="utf-8")
         write_whole(out / f"training_{options['out_filename']}.json", record)
     click.echo(out or adapters)
+
+
+def _write_tested(out: Path, tested: Mapping[str, Accuracy], experiment: Experiment) -> None:
+    """Write accuracies into a copy, beside those of the same questions that are there already."""
+    questions = experiment.questions
+    asked = {"questions": len(questions.questions), "fingerprint": questions.fingerprint}
+    found = {when: asdict(one) | {"macro": one.macro} | asked for when, one in tested.items()}
+    kept = {when: one for when, one in _tested(out).items() if asked.items() <= one.items()}
+    write_whole(out / TESTED, json.dumps(kept | found, indent=1) + "\n")
 
 
 def _tested(out: Path) -> Table:
@@ -243,7 +255,8 @@ def _tested(out: Path) -> Table:
     file, way_out = out / TESTED, "remove it"
     if not file.is_file():
         return {}
-    return check_table(read_file(file, way_out), {"type": "object"}, str(file), way_out)
+    schema = {"type": "object", "additionalProperties": {"type": "object"}}
+    return check_table(read_file(file, way_out), schema, str(file), way_out)
 
 
 def _check_copy(out: Path, training: FineTuned) -> None:

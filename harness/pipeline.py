@@ -56,7 +56,7 @@ class Experiment:
     most_shots: the largest number of shots that any condition uses.
     adapter: the folder of a PEFT adapter that the model wears; condition: its name then.
     control: the null control that this is; its default is none.
-    tokenizer: of another folder or hub name than the model; fast_tokenizer: the Rust one.
+    tokenizer: of another folder or hub name than the model; fast_tokenizer: the fast one.
     attention, device_map, offload: see `load_model`.
     budgets, log_every: see `extract_into`.
     """
@@ -86,7 +86,10 @@ class Experiment:
 
     @cached_property
     def fingerprint(self) -> str:
-        """What identifies the bytes of model, adapter and tokenizer. Raises ModelError."""
+        """What identifies the bytes of model, adapter and tokenizer.
+
+        Raises ModelError, and RecordError for a bad record of the adapter's training.
+        """
         from harness.models import adapter_fingerprint, model_fingerprint
 
         parts = [model_fingerprint(self.model)]
@@ -105,10 +108,11 @@ class Experiment:
         Of a folder and a hub name nothing can be told: the one may be a copy of the other.
         """
         trained = self._training.get("model", model).split("; ")[0]
-        if trained != model and ("@" in trained) == ("@" in model):
+        same_kind = ("@" in trained) == ("@" in model)
+        if trained != model and same_kind and launched_processes().is_main:
             warnings.warn(
-                f"{self.adapter}: was trained on another model than {self.model}, as {RECORD} "
-                "beside it tells; what is measured is this one with that adapter",
+                f"{self.adapter}: was trained on other files than those of {self.model}, as "
+                f"{RECORD} beside it tells; that may be another model",
                 stacklevel=2,
             )
 

@@ -26,7 +26,8 @@ class Store:
     An entry is made in a folder of its own and renamed when it is complete, so a run that is
     stopped at any moment leaves no half of an entry under its key. What it had made by then stays
     for the next run, which may go on from there. An entry whose files are not what was written
-    (`checksums.json` tells) is not found, and made again.
+    (`checksums.json` tells) is not found, and made again; one that somebody put a file into is
+    refused, for the file's sake.
     """
 
     def __init__(self, root: Path) -> None:
@@ -42,17 +43,17 @@ class Store:
         if not os.path.isdir(folder):
             return None
         if folder not in self._whole:
-            file = _damaged(folder, only_listed=True)
-            if file:
-                warnings.warn(
-                    f"{folder}: {file} is not what was written; it is computed again", stacklevel=2
-                )
-                return None
             added = unlisted(folder)
             if added:  # made again, the entry would lose a file of somebody's
                 raise SettingsError(
                     f"{folder / added}: is no part of this entry; move it elsewhere"
                 )
+            file = _damaged(folder)
+            if file:
+                warnings.warn(
+                    f"{folder}: {file} is not what was written; it is computed again", stacklevel=2
+                )
+                return None
             self._whole.add(folder)
         return folder
 
@@ -153,10 +154,10 @@ class Store:
         return self.root / kind / f".{key}.unfinished"
 
 
-def _damaged(folder: Path, only_listed: bool = False) -> str | None:
+def _damaged(folder: Path) -> str | None:
     """Return a file of an entry that is not what was written; None of a whole one."""
     try:
-        return damaged(folder, only_listed)
+        return damaged(folder)
     except OSError as error:
         # Another user's entry, or a disk that is away for a moment, is not damaged.
         raise SettingsError(

@@ -131,7 +131,8 @@ def submit(
         learnt, analysed = training.training.split.split("+"), options["split"].split("+")
         if not options["train_from_test"] and set(learnt) & set(analysed):
             raise click.UsageError(
-                "--train-split takes what is analysed; give --train-from-test N before --"
+                "--train-split takes what is analysed; give --train-from-test N before --, or "
+                "another --split"
             )
         if not options["train_from_test"]:  # in all conditions, so that they have one analysis
             left = (options["leave_out"] or "").split("+")

@@ -15,7 +15,7 @@ Tokenizer = Any  # transformers' tokenizers share no typed base class
 
 
 def load_tokenizer(name: str, fast: bool = True) -> Tokenizer:
-    """Return the tokenizer of `name`; `fast`: the Rust one if there is one.
+    """Return the tokenizer of `name`; `fast`: the fast one, in Rust, if there is one.
 
     Raises ModelError if there is none.
     """

@@ -215,8 +215,24 @@ def test_the_command_that_repeats_a_claim_writes_no_record(tmp_path: Path) -> No
     (command,) = {line for line in done.stdout.splitlines() if "repeat:" in line}
     assert shlex.split(command.split("repeat:")[1]) == repeated
     # A report of some claims would look like one of all, and be where that was.
+    for part in ([], ["-k", "answers"], ["--ignore=claims/test_subjects.py"]):
+        done = run("pytest", *given[:3], *part) if part else done
+        assert "no report in reports/out" in done.stdout, done.stdout + done.stderr
+    done = run("pytest", "claims/test_answers.py", *given[1:3])
     assert "no report in reports/out" in done.stdout
     assert before == (report.stat().st_mtime_ns if report.exists() else None)
+    # Of one model of several all are judged, so it is a whole report.
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        str(ROOT / "claims"),
+        *given[1:3],
+        "-k",
+        "llama-3-8b",
+    ]
+    subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
+    assert (tmp_path / "reports" / "out" / "report.html").exists()
 
 
 BREAKING = '''"""A section."""

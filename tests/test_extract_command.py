@@ -5,6 +5,7 @@ import json
 import shutil
 import warnings
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 import torch
@@ -180,7 +181,7 @@ def test_an_adapter_of_another_model_is_told(adapter: Path, tmp_path: Path) -> N
         worn = Experiment(MODEL, QUESTIONS, Store(tmp_path), adapter=folder / "step-10")
         with warnings.catch_warnings(record=True) as told:
             assert worn.fingerprint.startswith(f"{own}; adapter ")
-        assert warned == any("was trained on another model" in str(one.message) for one in told)
+        assert warned == any("was trained on other files" in str(one.message) for one in told)
 
 
 def test_one_model_is_not_spread_by_several_processes(
@@ -205,13 +206,22 @@ def test_letters_are_told_apart_in_bfloat16() -> None:
 
 
 def test_two_exports_into_one_folder_do_not_mix(tmp_path: Path) -> None:
+    def other() -> None:
+        with pytest.raises(SettingsError, match="holds something already; give a new folder"):
+            with new_folder(tmp_path / "out") as unfinished:
+                (unfinished / "of the other").touch()
+        refused.set()
+
+    refused = Event()
     with new_folder(tmp_path / "out") as unfinished:
         (unfinished / "one").touch()
-        with pytest.raises(SettingsError, match="another run writes it too"):
-            with new_folder(tmp_path / "out"):
-                pass
-        (unfinished / "other").touch()
-    assert sorted(one.name for one in (tmp_path / "out").iterdir()) == ["one", "other"]
+        waiting = Thread(target=other)
+        waiting.start()
+        assert not refused.wait(0.5)  # it waits for what this one does
+        (unfinished / "more").touch()
+    waiting.join(20)
+    assert refused.is_set()
+    assert sorted(one.name for one in (tmp_path / "out").iterdir()) == ["more", "one"]
     assert [one.name for one in tmp_path.iterdir()] == ["out"]
 
 

@@ -299,7 +299,10 @@ def test_a_training_is_handed_out_before_it_is_tested(
     assert (run(tmp_path, *options) / "accuracy.json").is_file()
     run(tmp_path, *options, "--measure-baselines", "--no-test")  # what was tested stays
     tested = json.loads((tmp_path / "out" / "accuracy.json").read_text())
-    assert tested.keys() == {"after", "before"}
+    assert tested.keys() == {"after", "before"} and tested["after"]["questions"] == 32
+    run(tmp_path, *options, "--per-subject", "1")  # but not beside what other questions gave
+    (tested,) = json.loads((tmp_path / "out" / "accuracy.json").read_text()).values()
+    assert tested["questions"] == 16
 
 
 def test_a_split_that_is_never_asked_need_not_be_there(tmp_path: Path) -> None:

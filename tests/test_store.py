@@ -170,6 +170,10 @@ def test_a_file_that_somebody_put_into_an_entry_is_not_lost(tmp_path: Path) -> N
     (entry / "notes.txt").write_text("mine")
     with pytest.raises(SettingsError, match=r"notes.txt: is no part of this entry; move it"):
         Store(tmp_path).find_or_make("kind", "key", never)
+    (entry / "a").write_text("damaged too")
+    with pytest.raises(SettingsError, match=r"notes.txt: is no part of this entry"):
+        Store(tmp_path).find_or_make("kind", "key", make)
+    (entry / "a").write_text("one")
     assert (entry / "notes.txt").read_text() == "mine"
     (entry / "notes.txt").unlink()
     assert Store(tmp_path).find_or_make("kind", "key", never) == entry

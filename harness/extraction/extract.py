@@ -191,8 +191,10 @@ def _extract_shard(
             continue
         source = [index for index, node in enumerate(nodes) for _ in node.rows]
         if settings.site == "logits":
-            taken[last_layer] = head(states)
-        logits = _some_logits(head, states, work.letters)
+            taken[last_layer] = whole = head(states)
+        else:
+            whole = None
+        logits = _some_logits(head, states, work.letters, whole)
         letter_logits[done] = logits[source].float().cpu()
         for layer, values in _to_cpu(taken, source).items():
             if layer not in layers:
@@ -231,14 +233,18 @@ def _means(nodes: Sequence[Node], states: Tensor, layer: int) -> Tensor:
     return torch.stack(means).to(states.dtype)
 
 
-def _some_logits(head: nn.Module, states: Tensor, tokens: Sequence[int]) -> Tensor:
+def _some_logits(
+    head: nn.Module, states: Tensor, tokens: Sequence[int], whole: Tensor | None = None
+) -> Tensor:
+    """Return the (N, tokens) logits of (N, width) states; `whole` are those of all tokens."""
     # lm_head is a third of a small model: for four of its rows the others need not be read. In
     # float32, as bfloat16 has so few values near 20 that letters tie, and the first would be taken.
-    # A head that accelerate keeps elsewhere (meta) comes only when it is called.
+    # A head that accelerate keeps elsewhere (meta) comes only when it is called, and one with an
+    # adapter computes more than its weight: these keep the model's dtype.
     if type(head) is nn.Linear and not head.weight.is_meta:
         bias = None if head.bias is None else head.bias[tokens].float()
         return F.linear(states.to(head.weight.device).float(), head.weight[tokens].float(), bias)
-    return head(states)[:, tokens]  # type: ignore[no-any-return]
+    return (head(states) if whole is None else whole)[:, tokens]
 
 
 @contextmanager

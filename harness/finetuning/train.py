@@ -236,19 +236,23 @@ class _Training:
 
     @torch.no_grad()  # FSDP cannot gather weights in inference mode
     def _ask(self, progress: Progress, step: int) -> None:
-        """Add the accuracy on the validation questions to `progress`."""
-        exam = self.validation
-        if exam is None:
+        """Add the accuracy on the validation questions to `progress`.
+
+        In bfloat16 letters may tie, and the first is taken, which extraction does not let happen:
+        this tells how the training goes, and is no result.
+        """
+        asked = self.validation
+        if asked is None:
             return
         self.model.eval()
-        right = torch.zeros(len(exam.examples), device=self.accelerator.device)
-        for _, rows in self._own_passes(exam.examples):
-            part = [exam.examples[row] for row in rows]
-            logits = self._logits([example.tokens for example in part])[:, list(exam.letters)]
-            chosen = self._tensor(exam.letters)[logits.argmax(dim=1)]
+        right = torch.zeros(len(asked.examples), device=self.accelerator.device)
+        for _, rows in self._own_passes(asked.examples):
+            part = [asked.examples[row] for row in rows]
+            logits = self._logits([example.tokens for example in part])[:, list(asked.letters)]
+            chosen = self._tensor(asked.letters)[logits.argmax(dim=1)]
             right[rows] = (chosen == self._tensor([e.answer for e in part])).float()
         hits: Tensor = self.accelerator.reduce(right, "sum")
-        found = accuracy(hits.bool().tolist(), exam.subjects)
+        found = accuracy(hits.bool().tolist(), asked.subjects)
         progress.validation[step] = asdict(found) | {"macro": found.macro}
         if self.accelerator.is_main_process:
             logger.info(

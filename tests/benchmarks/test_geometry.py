@@ -1,6 +1,6 @@
 """Geometry against DADApy's own from coordinates: ratio, share of the product's floor, memory.
 
-    pytest tests/benchmarks/test_geometry.py --benchmark-only [-m "slow or not slow"]
+    pytest tests/benchmarks/test_geometry.py --benchmark-only [-m "not slow"]
 
 One analysis is neighbours, Gride, kNN density, ADP with halo, and two ARIs. DADApy's is
 `compute_distances`, Gride, density and ADP, without halo and ARIs. The floor is the time of N^2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -52,16 +53,20 @@ def damaged(folder: Path, only_listed: bool = False) -> str | None:
 def unlisted(folder: Path) -> str | None:
     """Return the first file of a folder that was not sealed with it; None if all were.
 
-    None also where it cannot be told, without checksums that can be read.
+    None also where it cannot be told, since the list itself is damaged.
     """
     try:
         sealed = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    if not isinstance(sealed, dict):
+    if not isinstance(sealed, dict) or not all(map(_is_digest, sealed.values())):
         return None
     there = (one.relative_to(folder).as_posix() for one in _files(folder))
     return min((one for one in there if one not in sealed), default=None)
+
+
+def _is_digest(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def file_digest(file: Path) -> str:

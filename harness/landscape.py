@@ -34,6 +34,8 @@ CURVES = (
     "kindred",
     "kindred_by_chance",
     "overlap_answers",
+    "ari_given",
+    "overlap_given",
     # Which the paper's repository computes too, and no claim asks for:
     "ami_subjects",
     "ami_answers",

@@ -47,18 +47,22 @@ class Labels:
     """What N questions are about and what is right: N subjects, N answer letters.
 
     categories: of every subject, or of none: kindred peaks are then not measured.
+    given: the N letters that the model gives, right or wrong; None where they are not known.
     """
 
     subjects: Sequence[str]
     answers: Sequence[str]
     categories: Mapping[str, str] = field(default_factory=dict)
+    given: Sequence[str] | None = None
 
     def of(self, rows: NDArray[np.int64]) -> Labels:
         """Return the labels of the questions in (M,) rows."""
-        subjects, answers = self.subjects, self.answers
-        return Labels(
-            [subjects[row] for row in rows], [answers[row] for row in rows], self.categories
-        )
+
+        def some(labels: Sequence[str]) -> list[str]:
+            return [labels[row] for row in rows]
+
+        given = None if self.given is None else some(self.given)
+        return Labels(some(self.subjects), some(self.answers), self.categories, given)
 
 
 @dataclass(frozen=True)
@@ -230,6 +234,7 @@ def _values(
         "core_fraction": peaks.core_fraction,
         **_by_label("subjects", labels.subjects, peaks, neighbors),
         **_by_label("answers", labels.answers, peaks, neighbors),
+        **_by_given(labels.given, peaks, neighbors),
         "pure_peaks": pure_share(peaks.assignment, labels.subjects),
         "answer_clusters": majority_share(peaks.assignment, labels.answers),
         "kindred": kindred,
@@ -253,6 +258,14 @@ def _by_label(
         f"homogeneity_{name}": found.homogeneity.value,
         f"overlap_{name}": overlap,
     }
+
+
+def _by_given(given: Sequence[str] | None, peaks: DensityPeaks, neighbors: Neighbors) -> Values:
+    """Return how they agree with the letters that the model gives; NaN where these are unknown."""
+    if given is None:
+        return {"ari_given": math.nan, "overlap_given": math.nan}
+    found = _by_label("given", given, peaks, neighbors)
+    return {name: found[name] for name in ("ari_given", "overlap_given")}
 
 
 def _kindred(tree: Dendrogram | None, labels: Labels) -> tuple[float, float]:

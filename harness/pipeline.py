@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 # Raise one when the code behind it changes its results: what older code kept is then not found.
 # Of extraction, by precision: since 4 the letters' logits are in float32, as they were in that.
 EXTRACTION_VERSION: Mapping[Precision, int] = {"float32": 3, "bfloat16": 4, "float16": 4}
-GEOMETRY_VERSION = 8
+GEOMETRY_VERSION = 9
 
 
 @dataclass(frozen=True)
@@ -279,13 +279,16 @@ class Experiment:
         kept = self.store.find("representations", self.extraction_key(prompt))
         return kept or self.representations(prompt)
 
-    def _right(self, folder: Path) -> list[bool]:
+    def _given(self, folder: Path) -> list[str]:
+        """Return the letter that the model gives to every question."""
         from harness.extraction.shards import read_letter_logits
 
-        chosen = read_letter_logits(folder).argmax(dim=1).tolist()
+        return [LETTERS[index] for index in read_letter_logits(folder).argmax(dim=1).tolist()]
+
+    def _right(self, folder: Path) -> list[bool]:
         return [
-            LETTERS[index] == question.letter
-            for index, question in zip(chosen, self.questions.questions, strict=True)
+            letter == question.letter
+            for letter, question in zip(self._given(folder), self.questions.questions, strict=True)
         ]
 
     def _measure(self, prompt: PromptFormat, start: Experiment | None) -> Landscape:
@@ -293,15 +296,16 @@ class Experiment:
         from harness.layer_curves import measure_curves
 
         folder, before = self._kept(prompt), start._kept(prompt) if start else None
+        device = default_device()  # its matrix products find the neighbours
         started = time.monotonic()
         condition = self.condition or prompt.condition
         found = measure_curves(
             saved_layers(folder),
-            partial(read_layer, folder),
-            self._labels(),
+            partial(read_layer, folder, device=device),
+            self._labels(folder),
             self.geometry,
             f"{self._name} {condition}",
-            partial(read_layer, before) if before else None,
+            partial(read_layer, before, device=device) if before else None,
         )
         right = np.array(self._right(folder))
         cost = {
@@ -325,18 +329,22 @@ class Experiment:
             tree=found.tree,
         )
 
-    def _labels(self) -> Labels:
+    def _labels(self, folder: Path) -> Labels:
         from harness.measurement import Labels
 
         questions = self.questions.questions
         subjects = [question.subject for question in questions]
-        answers = [question.letter for question in questions]
+        answers, given = [question.letter for question in questions], self._given(folder)
         if self.control.labels == "shots":
             subjects = [self._shots[question.row][0].subject for question in questions]
         if self.control.labels == "shuffled":
             order = np.random.default_rng(self.control.seed).permutation(len(questions))
-            subjects, answers = [subjects[i] for i in order], [answers[i] for i in order]
-        return Labels(subjects, answers, CATEGORIES)
+            subjects, answers, given = (
+                [labels[i] for i in order] for labels in (subjects, answers, given)
+            )
+        return Labels(
+            subjects, answers, CATEGORIES, given if self.control.weights != "none" else None
+        )
 
     def origin(self, prompt: PromptFormat) -> dict[str, Any]:
         """Return what the results in this condition come from: settings, bytes and versions.

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from sklearn.metrics import adjusted_rand_score
 
 from fixtures.cases import TOY
 from harness.errors import DatasetError
@@ -39,6 +40,7 @@ def labels(size: int = SIZE) -> Labels:
         [f"subject {row % 4}" for row in range(size)],
         ["ABCD"[row // 4 % 4] for row in range(size)],
         {f"subject {number}": "even odd".split()[number % 2] for number in range(4)},
+        ["AB"[row % 2] for row in range(size)],  # told by the subject: 0 and 2, 1 and 3
     )
 
 
@@ -53,6 +55,15 @@ def test_a_layer_of_blobs_agrees_with_their_labels_and_not_with_others() -> None
     for one in ("ami", "homogeneity", "overlap"):
         assert values[f"{one}_subjects"] == pytest.approx(1.0)
     assert abs(values["ami_answers"]) < 0.05 and abs(values["overlap_answers"] - 0.25) < 0.05
+    assert math.isnan(values["ari_given"]) and math.isnan(values["overlap_given"])
+
+
+def test_letters_given_are_labels_of_their_own() -> None:
+    values = measure_layer(blobs(0), labels(), GeometrySettings()).values
+    given = adjusted_rand_score(labels().subjects, labels().given)  # the peaks are the subjects
+    assert values["ari_given"] == pytest.approx(given)
+    assert 0.3 < given < 0.6
+    assert values["overlap_given"] == pytest.approx(1.0)
 
 
 def test_a_label_of_more_points_than_neighbours_has_no_overlap_and_the_rest_is_known() -> None:

@@ -2,7 +2,9 @@
 
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +31,7 @@ from transformers import (
 from fixtures.cases import TOY
 from harness.extraction import extract
 from harness.extraction.prefix_tree import Node, build_tree, walk
+from harness.extraction.runs_at_once import Lengths
 from harness.extraction.shared_attention import PackedBatch, _window_bias, attention_and_lse
 from harness.models import load_model
 from harness.protocol import Budgets, ExtractionSettings
@@ -178,6 +181,63 @@ def test_shared_prefixes_change_no_representation(
             )
 
     agree()
+
+
+def naive_attention_of_runs(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    queries: Lengths,
+    keys: Lengths,
+    scale: float,
+    causal: bool,
+    window: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every query alone, in float64."""
+    out = torch.empty(q.shape[1], q.shape[0], v.shape[2], dtype=torch.float64)
+    lse = torch.empty(q.shape[1], q.shape[0], dtype=torch.float64)
+    begins, key_begins = (of.starts.on(q.device).tolist() for of in (queries, keys))
+    for run, (begin, end) in enumerate(pairwise(begins)):
+        assert end - begin <= queries.longest
+        for place in range(begin, end):
+            first, last = key_begins[run], key_begins[run + 1]
+            if causal:
+                last = first + place - begin + 1
+                first = max(first, last - (window or last))
+            for head in range(len(q)):
+                group = head // (len(q) // len(k))
+                scores = k[group, first:last].double() @ q[head, place].double() * scale
+                lse[place, head] = scores.logsumexp(dim=0)
+                out[place, head] = scores.softmax(dim=0) @ v[group, first:last].double()
+    return out.to(q.dtype), lse.float()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_all_runs_at_once_are_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = MODELS[name]().eval()
+    words = "what is the north A B amber Answer:".split()
+    prompts = [
+        " ".join([*words[:shots], *words[-question:]])
+        for shots in (0, 3, 5, 7)
+        for question in (1, 2, 6)
+    ]
+    monkeypatch.setattr(sys.modules["harness.extraction.extract"], "LEAST_SAVING", 1)
+    asked = (model, TOKENIZER, prompts, ExtractionSettings(), Budgets(tokens=30))
+    one_by_one = extract(*asked)
+    module = sys.modules["harness.extraction.shared_attention"]
+    called: list[bool] = []
+
+    def naive(*args: Any, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        called.append(options["causal"])
+        return naive_attention_of_runs(*args, **options)
+
+    monkeypatch.setattr(module, "takes_runs_at_once", lambda *states: True)
+    monkeypatch.setattr(module, "attention_of_runs", naive)
+    at_once = extract(*asked)
+    assert True in called and False in called  # the runs, and the prefixes
+    for layer, states in one_by_one.layers.items():
+        torch.testing.assert_close(at_once.layers[layer], states, rtol=1e-4, atol=1e-5)
 
 
 def test_a_model_that_cannot_share_says_so_and_is_right(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from transformers import AttentionInterface
 
 from harness.extraction.indices import Indices
 from harness.extraction.prefix_tree import Node
+from harness.extraction.runs_at_once import Lengths, attention_of_runs, takes_runs_at_once
 
 IMPLEMENTATION = "shared_prefix"
 # Runs are padded to be computed together, as long as that makes no more than this of their tokens.
@@ -129,6 +130,25 @@ class PackedBatch:
         return [(prefix, slice(all_[0].start, all_[-1].stop)) for prefix, all_ in places if prefix]
 
     @cached_property
+    def runs(self) -> Lengths:
+        """The runs, of which each sees itself."""
+        return Lengths([len(node.tokens) for node in self.nodes])
+
+    @cached_property
+    def grouped_runs(self) -> tuple[Lengths, Lengths]:
+        """The runs of each of `groups` together, and the prefixes that they see."""
+        return (
+            Lengths([place.stop - place.start for _, place in self.groups]),
+            Lengths([prefix.end for prefix, _ in self.groups]),
+        )
+
+    @cached_property
+    def grouped(self) -> Indices | None:
+        """Which tokens are in `groups`; None if all are."""
+        places = torch.cat([torch.arange(place.start, place.stop) for _, place in self.groups])
+        return None if len(places) == self.spans[-1][1].stop else Indices(places)
+
+    @cached_property
     def positions(self) -> Tensor:
         """The place of every token in its prompt, (N,)."""
         return torch.cat([torch.arange(node.start, node.end) for node in self.nodes])
@@ -136,6 +156,12 @@ class PackedBatch:
     @cached_property
     def _biases(self) -> dict[tuple[object, ...], Tensor | None]:
         return {}
+
+    def hides(self, window: int | None) -> bool:
+        """Return whether a sliding window hides some of a prefix from a run that follows it."""
+        return window is not None and any(
+            node.end > window for node in self.nodes if node.parent is not None
+        )
 
     def window_bias(self, prefix: Node, place: slice, window: int, like: Tensor) -> Tensor | None:
         """Return what a sliding window adds to the scores (n, m) of one of `groups`, if it does.
@@ -174,6 +200,13 @@ def attend(
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     layer: int = module.layer_idx  # type: ignore[assignment]
     q, k, v = query[0], key[0], value[0]
+    for node, place in packed.spans:
+        if node.children:
+            # Copies: a view would hold the keys and values of the whole pass.
+            node.held["keys", layer] = k[:, place].clone()
+            node.held["values", layer] = v[:, place].clone()
+    if takes_runs_at_once(q, k, v) and not packed.hides(sliding_window):
+        return _attend_at_once(q, k, v, packed, layer, scale, sliding_window).unsqueeze(0), None
     out = q.new_empty(*q.shape[:2], v.shape[-1])
     own_lse = q.new_empty(q.shape[:2], dtype=torch.float32)
     for bundle in packed.bundles:
@@ -181,22 +214,51 @@ def attend(
         stacked = [bundle.stack(states[:, place]) for states in (q, k, v)]
         own, lse = _own_part(stacked[0], stacked[1], stacked[2], scale, sliding_window)
         out[:, place], own_lse[:, place] = bundle.unstack(own), bundle.unstack(lse)
-    for node, place in packed.spans:
-        if node.children:
-            # Copies: a view would hold the keys and values of the whole pass.
-            node.held["keys", layer] = k[:, place].clone()
-            node.held["values", layer] = v[:, place].clone()
     for prefix, place in packed.groups:
-        keys, values = (
-            torch.cat([node.held[what, layer] for node in prefix.path], dim=1)
-            for what in ("keys", "values")
-        )
+        keys, values = _held([prefix], layer)
         bias = packed.window_bias(prefix, place, sliding_window, q) if sliding_window else None
         before, before_lse = _prefix_part(q[:, place], keys, values, scale, bias)
         share = torch.sigmoid(before_lse - own_lse[:, place]).unsqueeze(-1)
         # In place: one pass less over the states, and no rounding but that of the sum.
         out[:, place].lerp_(before, share.to(out.dtype))
     return out.transpose(0, 1).unsqueeze(0), None
+
+
+def _attend_at_once(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    packed: PackedBatch,
+    layer: int,
+    scale: float,
+    window: int | None,
+) -> Tensor:
+    """As `attend`, with one call for all runs and one for all prefixes -> (N, heads, width)."""
+    runs = packed.runs
+    out, own_lse = attention_of_runs(q, k, v, runs, runs, scale, causal=True, window=window)
+    if packed.groups:
+        keys, values = _held([prefix for prefix, _ in packed.groups], layer)
+        places = packed.grouped.on(q.device) if packed.grouped else None
+        asking = q if places is None else q[:, places]
+        before, before_lse = attention_of_runs(
+            asking, keys, values, *packed.grouped_runs, scale, causal=False
+        )
+        own_lse = own_lse if places is None else own_lse[places]
+        share = torch.sigmoid(before_lse - own_lse).unsqueeze(-1).to(out.dtype)
+        if places is None:
+            out.lerp_(before, share)
+        else:
+            out[places] = out[places].lerp_(before, share)
+    return out
+
+
+def _held(prefixes: Sequence[Node], layer: int) -> tuple[Tensor, Tensor]:
+    """Return the keys and values of prefixes, one behind the other, (kv heads, M, width) each."""
+    paths = [node for prefix in prefixes for node in prefix.path]
+    keys, values = (
+        torch.cat([node.held[what, layer] for node in paths], dim=1) for what in ("keys", "values")
+    )
+    return keys, values
 
 
 def _hides_by_mask(module: nn.Module) -> bool:

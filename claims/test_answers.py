@@ -115,6 +115,29 @@ def test_what_is_learnt_finds_its_own_answer(landscapes: ConditionSet, judge: Ju
     )
 
 
+@pytest.mark.claim("answers-given", source=OURS)
+def test_late_neighbours_are_given_the_same_answer(landscapes: ConditionSet, judge: Judge) -> None:
+    """After fine-tuning, late neighbours are given the same answer, right or wrong; early ones not.
+
+    A model that is often wrong cannot group questions by their right answers. Whether its late
+    layers hold what it is about to say shows on the answers that it gives.
+    """
+    tuned = landscapes.fine_tuned
+    need(tuned, "overlap_given")
+
+    def gathered(of: ConditionSet) -> float:
+        given = of.fine_tuned.curve("overlap_given")
+        return given.between(*LATE).median - given.between(*EARLY).median
+
+    # 0.375: as for what is learnt; kept after the first real model was seen, which has 0.40.
+    judge(
+        gathered,
+        at_least=0.375,
+        conditions=[tuned],
+        layers="the median of depth 0.6 to 1, less that of 0 to 0.4",
+    )
+
+
 @pytest.mark.claim(
     "answers-few-shot",
     exceptions=papers_own(

@@ -32,6 +32,7 @@ QUANTITIES = {
     "answer_clusters": "share of points in five clusters of an answer each",
     "overlap_subjects": "share of neighbours of the same subject",
     "overlap_answers": "share of neighbours with the same answer",
+    "overlap_given": "share of neighbours given the same answer",
     OVERLAP: "share of neighbours as at step 0",
 }
 COLORS = {

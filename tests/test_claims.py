@@ -74,6 +74,7 @@ def conditions(accuracy: float = 0.64, late_few: float = 0.03) -> Model:
             ari_subjects=phases(0.18, 0.02),
             ari_answers=phases(0, 0.25),
             answer_clusters=phases(0.3, 0.65),
+            overlap_given=phases(0.27, 0.8),
         ),
         landscape(FIRST, 0.3, overlap_answers=phases(0.25, 0.27)),
         landscape(
@@ -261,6 +262,10 @@ CONTRARY: dict[str, dict[str, Model]] = {
         "by heart, and mixed": changed(PAPER, CHECKPOINT, overlap_answers=phases(0.25, 0.3)),
         "early too": changed(PAPER, CHECKPOINT, overlap_answers=phases(0.7, 0.75)),
         "before it too": changed(PAPER, FIRST, overlap_answers=phases(0.25, 0.75)),
+    },
+    "answers-given": {
+        "mixed": changed(PAPER, TUNED, overlap_given=phases(0.27, 0.5)),
+        "early too": changed(PAPER, TUNED, overlap_given=phases(0.8, 0.8)),
     },
     "answers-few-shot": {
         "late, with shots": changed(PAPER, "5-shot", ari_answers=phases(0, 0.2)),

@@ -32,6 +32,18 @@ def default_device() -> torch.device:
     return torch.device("cuda", rank % torch.cuda.device_count())  # a process may see its own only
 
 
+def device_with_room(wanted: int) -> torch.device:
+    """Return this process's GPU if so many bytes are free there, else the CPU."""
+    import torch
+
+    device = default_device()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # what this process keeps but does not use is free
+        if torch.cuda.mem_get_info(device)[0] < wanted:
+            return torch.device("cpu")
+    return device
+
+
 def device_name() -> str:
     """Return what models run on here: the GPU's name, or cpu."""
     import torch

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from harness.device import device_with_room
 from harness.errors import GeometryError
 from harness.geometry.agreement import agreement, majority_share, pure_share
 from harness.geometry.density import knn_density, pak_density
@@ -24,6 +25,7 @@ from harness.geometry.density_peaks import DensityPeaks, density_peaks
 from harness.geometry.hierarchy import Dendrogram, category_agreement, dendrogram
 from harness.geometry.intrinsic_dimension import gride
 from harness.geometry.neighbors import (
+    WORKING_MEMORY,
     Neighbors,
     Points,
     first_identical,
@@ -37,6 +39,7 @@ Values = dict[str, float]
 
 MOST_PROCESSES = 4  # by default: each needs memory for a layer
 PARALLEL_POINTS = 4000  # fewer are measured before the processes have started
+CONTEXT = 2**30  # bytes of a GPU that a process takes before it has computed anything
 SPARE = 3  # times as many neighbours, of which every subsample has enough
 PERMUTATIONS = 200  # of the categories, for what is kindred by chance
 CHANCE = 0.95  # the quantile of those that counts as chance
@@ -147,6 +150,14 @@ def measure_layers(
         initargs=(max(1, threads // processes),),
     ) as pool:
         return list(progress(pool.map(measure, layers)))
+
+
+def measuring_device(points: Points) -> torch.device:
+    """Return where to read (N, D) points to: a GPU that has room for what measures them there."""
+    cloud = torch.as_tensor(points)
+    # The points, a copy in float64, and another one while that is made.
+    of_a_process = CONTEXT + WORKING_MEMORY + 3 * 8 * cloud.numel()
+    return device_with_room(MOST_PROCESSES * of_a_process)
 
 
 def measure_overlap(

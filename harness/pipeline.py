@@ -294,13 +294,15 @@ class Experiment:
     def _measure(self, prompt: PromptFormat, start: Experiment | None) -> Landscape:
         from harness.extraction.shards import read_layer, saved_layers
         from harness.layer_curves import measure_curves
+        from harness.measurement import measuring_device
 
         folder, before = self._kept(prompt), start._kept(prompt) if start else None
-        device = default_device()  # its matrix products find the neighbours
         started = time.monotonic()
+        layers = saved_layers(folder)
+        device = measuring_device(read_layer(folder, layers[-1]))
         condition = self.condition or prompt.condition
         found = measure_curves(
-            saved_layers(folder),
+            layers,
             partial(read_layer, folder, device=device),
             self._labels(folder),
             self.geometry,

@@ -96,3 +96,14 @@ def test_bfloat16_that_is_asked_for_is_computed_with_a_warning_where_it_is_slow(
     on(monkeypatch, PLAIN)
     assert load_model(MODEL, "bfloat16", CPU).dtype is torch.bfloat16
     assert "no instructions for bfloat16; --precision float32" in str(recwarn.pop(UserWarning))
+
+
+@pytest.mark.parametrize(("free", "kind"), [(2**33, "cuda"), (2**33 - 1, "cpu")])
+def test_points_go_to_a_gpu_that_has_room(
+    free: int, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2**40))
+    assert device.device_with_room(2**33).type == kind

@@ -68,6 +68,7 @@ def test_the_neighbours_are_the_cpus(grid: bool) -> None:
     assert torch.allclose(torch.tensor(here.distances), torch.tensor(there.distances), rtol=1e-9)
 
 
+@pytest.mark.filterwarnings("error:.*whole prompts are computed")  # in bfloat16 too
 @pytest.mark.parametrize("reduction", ["last", "mean"])
 @pytest.mark.parametrize("shots", [0, 5])
 def test_the_representations_are_the_cpus_of_whole_prompts(shots: int, reduction: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from importlib.util import find_spec
 from itertools import accumulate
 
@@ -24,12 +25,22 @@ class Lengths:
 
 
 def takes_runs_at_once(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """Return whether `attention_of_runs` can compute these: on a GPU, in 16 bits."""
-    # Before torch 2.10, which has this module, the log-sum-exps came in another shape.
-    known = find_spec("torch.nn.attention.varlen") is not None
+    """Return whether `attention_of_runs` can compute these.
+
+    It wants a GPU of Nvidia's, 16 bits, torch 2.10, keys and values of one shape, and heads of a
+    width that is a multiple of 8 and not too wide.
+    """
+    if q.device.type != "cuda" or q.dtype.itemsize != 2 or not _is_known():
+        return False
     width = q.shape[-1]
-    fits = k.shape == v.shape and width <= WIDEST_HEAD and width % 8 == 0
-    return known and fits and q.device.type == "cuda" and q.dtype.itemsize == 2
+    return k.shape == v.shape and width <= WIDEST_HEAD and width % 8 == 0
+
+
+@cache
+def _is_known() -> bool:
+    # Before torch 2.10, which has this module, and on AMD's GPUs the log-sum-exps come in another
+    # shape.
+    return find_spec("torch.nn.attention.varlen") is not None and torch.version.hip is None
 
 
 def attention_of_runs(

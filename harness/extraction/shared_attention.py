@@ -3,7 +3,8 @@
 The runs of a batch lie one behind the other, without padding. What a run sees is its own tokens
 (causal) and its prefix (all of it). The two parts are computed apart, the second as one product for
 all runs under a prefix, and merged by their log-sum-exps, as in Cascade Inference (FlashInfer) and
-Hydragen (arXiv 2402.05099).
+Hydragen (arXiv 2402.05099). Where a GPU takes many runs in one call, that is one call for all runs
+and one for many prefixes.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ MOST_PADDING = 1.25
 CPU_LENGTHS = 16
 # Longer runs gain more from leaving out what causality hides than from their heads in one product.
 LONGEST_FOLDED = 256
+# Tokens of prefixes whose keys and values are copied for one call: they count in no budget.
+COPIED_TOKENS = 2**15
 
 
 class CannotShareError(Exception):
@@ -89,6 +92,20 @@ class Bundle:
         return rows.transpose(0, 1)
 
 
+class PrefixedRuns:
+    """Some groups of runs, each with the prefix that it follows.
+
+    places: of the runs' tokens in the packed pass, (n,).
+    queries, keys: the lengths of the groups, and of their prefixes.
+    """
+
+    def __init__(self, groups: Sequence[tuple[Node, slice]]) -> None:
+        self.prefixes = [prefix for prefix, _ in groups]
+        self.places = Indices(torch.cat([torch.arange(at.start, at.stop) for _, at in groups]))
+        self.queries = Lengths([at.stop - at.start for _, at in groups])
+        self.keys = Lengths([prefix.end for prefix in self.prefixes])
+
+
 @dataclass(frozen=True)
 class PackedBatch:
     """The nodes of one pass, one behind the other.
@@ -135,18 +152,17 @@ class PackedBatch:
         return Lengths([len(node.tokens) for node in self.nodes])
 
     @cached_property
-    def grouped_runs(self) -> tuple[Lengths, Lengths]:
-        """The runs of each of `groups` together, and the prefixes that they see."""
-        return (
-            Lengths([place.stop - place.start for _, place in self.groups]),
-            Lengths([prefix.end for prefix, _ in self.groups]),
-        )
-
-    @cached_property
-    def grouped(self) -> Indices | None:
-        """Which tokens are in `groups`; None if all are."""
-        places = torch.cat([torch.arange(place.start, place.stop) for _, place in self.groups])
-        return None if len(places) == self.spans[-1][1].stop else Indices(places)
+    def prefixed(self) -> list[PrefixedRuns]:
+        """All of `groups`, as many together as have COPIED_TOKENS, or one that has more."""
+        together: list[list[tuple[Node, slice]]] = []
+        copied = COPIED_TOKENS
+        for prefix, place in self.groups:
+            copied += prefix.end
+            if copied > COPIED_TOKENS:
+                together.append([])
+                copied = prefix.end
+            together[-1].append((prefix, place))
+        return [PrefixedRuns(groups) for groups in together]
 
     @cached_property
     def positions(self) -> Tensor:
@@ -233,22 +249,17 @@ def _attend_at_once(
     scale: float,
     window: int | None,
 ) -> Tensor:
-    """As `attend`, with one call for all runs and one for all prefixes -> (N, heads, width)."""
+    """As `attend`, with one call for all runs and one for many prefixes -> (N, heads, width)."""
     runs = packed.runs
     out, own_lse = attention_of_runs(q, k, v, runs, runs, scale, causal=True, window=window)
-    if packed.groups:
-        keys, values = _held([prefix for prefix, _ in packed.groups], layer)
-        places = packed.grouped.on(q.device) if packed.grouped else None
-        asking = q if places is None else q[:, places]
+    for some in packed.prefixed:
+        keys, values = _held(some.prefixes, layer)
+        places = some.places.on(q.device)
         before, before_lse = attention_of_runs(
-            asking, keys, values, *packed.grouped_runs, scale, causal=False
+            q[:, places], keys, values, some.queries, some.keys, scale, causal=False
         )
-        own_lse = own_lse if places is None else own_lse[places]
-        share = torch.sigmoid(before_lse - own_lse).unsqueeze(-1).to(out.dtype)
-        if places is None:
-            out.lerp_(before, share)
-        else:
-            out[places] = out[places].lerp_(before, share)
+        share = torch.sigmoid(before_lse - own_lse[places]).unsqueeze(-1).to(out.dtype)
+        out[places] = out[places].lerp_(before, share)
     return out
 
 

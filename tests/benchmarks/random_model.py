@@ -2,8 +2,7 @@
 
     python tests/benchmarks/random_model.py FOLDER --tokenizer DIR_OR_HUB_NAME
 
-Only its rows of embeddings and letters are as many as the tokenizer has tokens: those are not
-counted in the floor.
+Only the vocabulary is the tokenizer's: embeddings are not counted in the floor.
 """
 
 from pathlib import Path

@@ -139,7 +139,8 @@ def test_points_are_measured_or_refused(
             points[place:] = points[place : place + 1]
         else:
             points[:] = points[:, :1]
-    labels = Labels([f"s{row % 3}" for row in range(count)], list("ABCD" * 8)[:count])
+    letters = list("ABCD" * 8)[:count]
+    labels = Labels([f"s{row % 3}" for row in range(count)], letters, given=letters)
     try:
         values = measure_layer(points, labels, SMALL).values
     except GeometryError as error:

@@ -24,7 +24,7 @@ from harness.questions.prompts import build_prompt
 from harness.tokenizer import Tokenizer, load_tokenizer
 
 CPU = torch.device("cpu")
-SUBJECTS, PER_SUBJECT = 3, 4
+SUBJECTS, PER_SUBJECT = 8, 4
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from harness.questions.prompts import build_prompt
 from harness.tokenizer import Tokenizer, load_tokenizer
 
 CPU = torch.device("cpu")
-SUBJECTS, PER_SUBJECT = 8, 4
+SUBJECTS, PER_SUBJECT = 16, 8
+FEW = 20  # of these prompts, of three subjects, where each is compared alone
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def test_float32_is_exact_at_every_site(judged: Judged, site: Site, reduction: R
     model = load_model(judged.model, "float32", CPU)
     settings = ExtractionSettings(site, reduction)
     whole, shared = (
-        extract(model, judged.tokenizer, judged.prompts, settings, Budgets(tokens=512), share)
+        extract(model, judged.tokenizer, judged.prompts[:FEW], settings, Budgets(tokens=512), share)
         for share in (False, True)
     )
     assert whole.layers.keys() == shared.layers.keys()
@@ -95,5 +96,6 @@ def test_float32_is_exact_and_bfloat16_no_worse_than_whole_prompts(judged: Judge
         f"shared {shared.mean():.4f} (at most {shared.max():.4f})"
     )
     assert exact < 1e-4
-    # 5 %: both are draws of the same rounding; which is the nearer is chance.
+    # 5 %: both are draws of the same rounding; which is the nearer is chance. On a processor without
+    # bfloat16, 12 prompts left them 3 to 5 % apart, 32 2 to 4 %, and these 128 0 to 3 %.
     assert shared.mean() < 1.05 * whole.mean()

@@ -96,6 +96,6 @@ def test_float32_is_exact_and_bfloat16_no_worse_than_whole_prompts(judged: Judge
         f"shared {shared.mean():.4f} (at most {shared.max():.4f})"
     )
     assert exact < 1e-4
-    # 5 %: both are draws of the same rounding; which is the nearer is chance. On a processor without
-    # bfloat16, 12 prompts left them 3 to 5 % apart, 32 2 to 4 %, and these 128 0 to 3 %.
+    # 5 %: both are draws of the same rounding; which is the nearer is chance. On a processor
+    # without bfloat16, 12 prompts left them 3 to 5 % apart, 32 2 to 4 %, and these 128 0 to 3 %.
     assert shared.mean() < 1.05 * whole.mean()

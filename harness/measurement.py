@@ -19,7 +19,12 @@ from tqdm import tqdm
 
 from harness.device import device_with_room
 from harness.errors import GeometryError
-from harness.geometry.agreement import agreement, majority_share, pure_share
+from harness.geometry.agreement import (
+    adjusted_rand_index,
+    agreement,
+    majority_share,
+    pure_share,
+)
 from harness.geometry.density import knn_density, pak_density
 from harness.geometry.density_peaks import DensityPeaks, density_peaks
 from harness.geometry.hierarchy import Dendrogram, category_agreement, dendrogram
@@ -259,15 +264,11 @@ def _by_label(
 ) -> Values:
     """Return how peaks and neighbourhoods agree with one kind of label."""
     found = agreement(peaks.assignment, labels, permutations=0)
-    try:
-        overlap = label_overlap(neighbors, labels).balanced
-    except GeometryError:  # a label has more points than neighbours are kept for
-        overlap = math.nan
     return {
         f"ari_{name}": found.adjusted_rand_index.value,
         f"ami_{name}": found.adjusted_mutual_information.value,
         f"homogeneity_{name}": found.homogeneity.value,
-        f"overlap_{name}": overlap,
+        f"overlap_{name}": _label_overlap(neighbors, labels),
     }
 
 
@@ -275,8 +276,17 @@ def _by_given(given: Sequence[str] | None, peaks: DensityPeaks, neighbors: Neigh
     """Return how they agree with the letters that the model gives; NaN where these are unknown."""
     if given is None:
         return {"ari_given": math.nan, "overlap_given": math.nan}
-    found = _by_label("given", given, peaks, neighbors)
-    return {name: found[name] for name in ("ari_given", "overlap_given")}
+    return {
+        "ari_given": adjusted_rand_index(peaks.assignment, given),
+        "overlap_given": _label_overlap(neighbors, given),
+    }
+
+
+def _label_overlap(neighbors: Neighbors, labels: Sequence[str]) -> float:
+    try:
+        return label_overlap(neighbors, labels).balanced
+    except GeometryError:  # a label has more points than neighbours are kept for
+        return math.nan
 
 
 def _kindred(tree: Dendrogram | None, labels: Labels) -> tuple[float, float]:

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
+from jsonschema_rs import Draft202012Validator
 
 from harness.errors import RecordError
 
@@ -74,6 +73,10 @@ def read_file(file: Path, way_out: str) -> object:
     return read_json(text, str(file), way_out)
 
 
+def _step(into: str | int) -> str:
+    return f".{into}" if str(into).isidentifier() else f"[{into!r}]"
+
+
 def check_table(
     table: object, schema: Table, name: str, way_out: str, version: str | None = None
 ) -> Table:
@@ -91,12 +94,13 @@ def check_table(
         if isinstance(found, int) and found != known:
             newer = "; update this project" if found > known else f"; {way_out}"
             raise RecordError(f"{name}: field {version!r} is {found}, not {known}{newer}")
-    error = best_match(Draft202012Validator(schema).iter_errors(table))
+    errors = Draft202012Validator(dict(schema)).iter_errors(table)
+    error = min(errors, key=lambda one: len(one.instance_path), default=None)
     if error:
         message = error.message
         if len(message) > LONGEST:
             message = f"{message[: LONGEST // 2]} ... {message[-LONGEST // 2 :]}"
-        field = error.json_path.removeprefix("$").removeprefix(".")
+        field = "".join(map(_step, error.instance_path)).removeprefix(".")
         raise RecordError(f"{name}: {f'field {field}: ' if field else ''}{message}; {way_out}")
     assert isinstance(table, dict)
     return table

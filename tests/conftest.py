@@ -1,6 +1,11 @@
-"""Leave out the long mode, unless it is asked for."""
+"""Leave out the long mode, unless it is asked for; one thread a process."""
+
+import os
 
 import pytest
+
+# Tests run side by side, and compare bytes with those of processes that torchrun gives one thread.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,9 +1,13 @@
 """Commands as processes of their own, and what they made when they ended well."""
 
 import json
+import multiprocessing
+import os
 import resource
+import runpy
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from fixtures.cases import TOY
@@ -15,18 +19,74 @@ TOY_IN_FLOAT32 = ["--model", MODEL, "--mmlu", QUESTIONS, "--precision", "float32
 CLAIMS = ["pytest", "claims", *TOY_IN_FLOAT32, "--shots", "0,1"]
 MEASURE = ["harness.cli", "measure", *TOY_IN_FLOAT32, "--per-subject", "3"]
 FINETUNE = ["harness.cli", "finetune", *TOY_IN_FLOAT32, "--epochs", "1",
-            "--samples-per-subject", "2", "--per-subject", "3"]  # fmt: skip
+            "--samples-per-subject", "2", "--per-subject", "3", "--validation", "dev"]  # fmt: skip
 
 
-def command(*given: str, limit: int | None = None) -> "subprocess.Popen[str]":
+# Libraries take most of a small command's time: it starts as a copy of a process that has them.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+    ["harness.extraction", "harness.finetuning", "harness.layer_curves", "harness.questions.mmlu",
+     "harness.tokenizer", "hypothesis", "peft", "reports.render",
+     "transformers.models.llama.modeling_llama"]
+)  # fmt: skip
+
+
+class Command:
+    """`python -m` of a module in such a copy, with what `subprocess.Popen` can."""
+
+    def __init__(self, *given: str, limit: int | None = None) -> None:
+        self._given, self._folder = given, tempfile.TemporaryDirectory()
+        self._process = SERVER.Process(
+            target=_run, args=(given, dict(os.environ), self._folder.name, limit)
+        )
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    poll = returncode.fget
+
+    def wait(self, timeout: float) -> int:
+        self._process.join(timeout)
+        if self.returncode is None:
+            self._process.kill()
+            raise subprocess.TimeoutExpired(self._given, timeout)
+        return self.returncode
+
+    def communicate(self, timeout: float = 300) -> tuple[str, str]:
+        self.wait(timeout)
+        out, errors = (Path(self._folder.name, name).read_text() for name in ("1", "2"))
+        return out, errors
+
+
+def _run(given: tuple[str, ...], environment: dict[str, str], out: str, limit: int | None) -> None:
+    os.chdir(ROOT)
+    os.environ.clear()
+    os.environ.update(environment)
+    for stream in (1, 2):
+        with open(f"{out}/{stream}", "wb") as file:
+            os.dup2(file.fileno(), stream)
+    if limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    sys.argv[1:] = given[1:]
+    runpy.run_module(given[0], run_name="__main__", alter_sys=True)
+
+
+def command(*given: str, limit: int | None = None) -> Command:
     """Start a command; limit: the most bytes that it may write into one file."""
+    return Command(*given, limit=limit)
 
-    def limited() -> None:
-        if limit:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
+def launched(*given: str) -> "subprocess.Popen[str]":
+    """Start a command in an interpreter of its own, whose output can be read as it comes."""
     return subprocess.Popen(
-        [sys.executable, "-m", *given], cwd=ROOT, text=True, preexec_fn=limited,
+        [sys.executable, "-m", *given], cwd=ROOT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 

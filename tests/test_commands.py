@@ -12,22 +12,21 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from fixtures.cases import TOY, Request
+from fixtures.cases import Request
 from fixtures.judging import measure
 from fixtures.measured import Measured
 from harness.errors import ModelError, NoModelError, SettingsError
 from harness.landscape import read_published
 from harness.protocol import ExtractionSettings, Subset
 from reports.run import AUTHORS_CURVES, Run, read_run
-
-ROOT = Path(__file__).parents[1]
-MODEL, QUESTIONS = str(TOY / "model"), str(TOY / "questions")
+from tests.running import MODEL, QUESTIONS, ROOT, command
 
 
-def run(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
+def run(*given: str) -> "subprocess.CompletedProcess[str]":
+    process = command(*given)
+    printed, errors = process.communicate(timeout=300)
+    assert process.returncode is not None
+    return subprocess.CompletedProcess(given, process.returncode, printed, errors)
 
 
 def test_what_computes_nothing_does_not_wait_for_torch() -> None:
@@ -206,14 +205,14 @@ def test_the_command_that_repeats_a_claim_writes_no_record(tmp_path: Path) -> No
     file.write_text(json.dumps(curves))
     given = ["claims", "--published", str(file), "--out", str(tmp_path / "out")]
     done = run("pytest", *given, "--record", str(tmp_path / "record.json"))
-    (command,) = {line for line in done.stdout.splitlines() if "repeat:" in line and "late" in line}
-    repeated = shlex.split(command.split("repeat:")[1])
+    (said,) = {line for line in done.stdout.splitlines() if "repeat:" in line and "late" in line}
+    repeated = shlex.split(said.split("repeat:")[1])
     assert repeated == ["pytest", "claims", "--published", str(file), "--claim", "answers-late"]
     report = ROOT / "reports" / "out" / "report.html"
     before = report.stat().st_mtime_ns if report.exists() else None
     done = run(*repeated[:-1], "hierarchy", "--claim=answers-late")
-    (command,) = {line for line in done.stdout.splitlines() if "repeat:" in line}
-    assert shlex.split(command.split("repeat:")[1]) == repeated
+    (said,) = {line for line in done.stdout.splitlines() if "repeat:" in line}
+    assert shlex.split(said.split("repeat:")[1]) == repeated
     # A report of some claims would look like one of all, and be where that was.
     for part in ([], ["-k", "answers"], ["--ignore=claims/test_subjects.py"]):
         done = run("pytest", *given[:3], *part) if part else done
@@ -222,16 +221,8 @@ def test_the_command_that_repeats_a_claim_writes_no_record(tmp_path: Path) -> No
     assert "no report in reports/out" in done.stdout
     assert before == (report.stat().st_mtime_ns if report.exists() else None)
     # Of one model of several all are judged, so it is a whole report.
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        str(ROOT / "claims"),
-        *given[1:3],
-        "-k",
-        "llama-3-8b",
-    ]
-    subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
+    whole = [sys.executable, "-m", "pytest", str(ROOT / "claims"), *given[1:3], "-k", "llama-3-8b"]
+    subprocess.run(whole, cwd=tmp_path, capture_output=True, check=True)
     assert (tmp_path / "reports" / "out" / "report.html").exists()
 
 
@@ -343,7 +334,7 @@ def test_only_the_named_controls_are_measured_and_no_question_that_is_kept_for_t
 ) -> None:
     record, trained = tmp_path / "record.json", tmp_path / "trained.json"
     common = ["pytest", "claims", "--model", MODEL, "--mmlu", QUESTIONS, "--per-subject", "5"]
-    common += ["--shots", "0,1", "--precision", "float32", "--train-from-test", "3"]
+    common += ["--shots", "0", "--precision", "float32", "--train-from-test", "3"]
     common += ["--store", str(tmp_path / "store"), "--out", str(tmp_path / "out")]
     named = ["--control", "random-weights", "--control", "embeddings", "--control-seeds", "2"]
     done = run(*common, *named, "--record", str(record))

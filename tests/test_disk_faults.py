@@ -22,6 +22,7 @@ from tests.running import (
     TOY_IN_FLOAT32,
     apart,
     command,
+    launched,
     results,
 )
 from tests.trying import refused
@@ -80,7 +81,7 @@ def test_of_two_processes_one_is_killed_and_then_the_disk_is_read_only(
     extract = ["harness.cli", "extract", *TOY_IN_FLOAT32]
     extract += ["--per-subject", "12", "--token-budget", "16", "--store", str(small_disk / "store")]
     both = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", *extract]
-    launcher = command(*both)
+    launcher = launched(*both)
     shards = (small_disk / "store" / "representations").glob
     while len(list(shards(".*.unfinished/shard-*"))) < 2:
         assert launcher.poll() is None, launcher.communicate()
@@ -94,7 +95,7 @@ def test_of_two_processes_one_is_killed_and_then_the_disk_is_read_only(
     printed = []
     for options in ("remount", "remount,ro"):
         subprocess.run(["mount", "-o", options, small_disk], check=True)
-        out, errors = command(*both).communicate(timeout=120)
+        out, errors = launched(*both).communicate(timeout=120)
         printed += out.splitlines()
         assert len(printed) == 1 or printed[0] == printed[-1], errors
     entry = Path(printed[0])

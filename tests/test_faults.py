@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -17,7 +16,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fixtures.cases import TOY
 from harness.checksums import CHECKSUMS
 from harness.fine_tuned import FineTuned
 from harness.measure_folder import layer_files, read_points
@@ -36,11 +34,7 @@ from harness.store import Store
 from reports.render import render
 from reports.run import Run
 from tests import written
-
-ROOT = Path(__file__).parents[1]
-MODEL, QUESTIONS = str(TOY / "model"), str(TOY / "questions")
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["harness.extraction", "harness.finetuning", "harness.measurement"])
+from tests.running import MODEL, QUESTIONS, SERVER
 
 
 def whole_run(store: Path, out: Path, computed: Path | None = None) -> None:
@@ -76,6 +70,7 @@ def whole_run(store: Path, out: Path, computed: Path | None = None) -> None:
         Subset("dev+validation", 2),
         FineTuning(rank=2, epochs=2, checkpoints=2, precision="float32"),
         TrainingOptions(save_every=1, evaluations=1),
+        "dev",
     )
     landscapes = [experiment.landscape(PromptFormat(shots)) for shots in (0, 1)]
     landscapes += [tuned.landscape(), *tuned.checkpoint_landscapes().values()]

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from safetensors.torch import load_file
 
 from fixtures.cases import TOY
 from harness.cli import commands
+from harness.device import default_precision
 from harness.errors import DatasetError, UserError
 from harness.models import parameter_count
 from harness.pipeline import Experiment
@@ -25,10 +25,9 @@ from harness.presets import PRESETS, choose_preset
 from harness.protocol import Subset
 from harness.questions.mmlu import load_questions
 from harness.store import Store
+from tests.running import MODEL, QUESTIONS, ROOT, Command, command, launched
 from tests.trying import refused
 
-ROOT = Path(__file__).parents[1]
-MODEL, QUESTIONS = str(TOY / "model"), str(TOY / "questions")
 SMALL = [
     "--model", MODEL, "--mmlu", QUESTIONS, "--precision", "float32", "--samples-per-subject", "3",
     "--epochs", "2", "--lora-rank", "4", "--learning-rate", "3e-3", "--per-subject", "2",
@@ -61,8 +60,8 @@ def test_the_names_of_the_papers_script_mean_the_same(tmp_path: Path) -> None:
         "--preprocessing-num-workers", "2", "--per-device-train-batch-size", "1",
         "--per-device-eval-batch-size", "1", "--warmup-ratio", "0.1", "--weight-decay", "0.01",
         "--num-train-epochs", "1", "--output-dir", str(tmp_path / "out"), "--out-filename", "mine",
-        "--logging-steps", "2", "--eval-steps", "1", "--weight-samples", "--measure-baselines",
-        "--mask-path", str(mask), "--clip-grad-norm", "1", "--seed", "7",
+        "--logging-steps", "2", "--eval-steps", "1", "--validation", "dev", "--weight-samples",
+        "--measure-baselines", "--mask-path", str(mask), "--clip-grad-norm", "1", "--seed", "7",
         "--gradient-checkpointing",
     )  # fmt: skip
     assert folder == tmp_path / "out"
@@ -101,17 +100,13 @@ TWO = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
 SHARED, SPREAD = [*TWO, "harness.cli"], [*TWO, "tests.spread_on_cpus"]
 
 
-def start(store: Path, module: list[str], *options: str) -> "subprocess.Popen[str]":
-    command = ["-m", *module, "finetune", *SMALL, *options]
-    command += ["--token-budget", "300", "--clip-grad-norm", "0.5"]  # several passes a step
-    return subprocess.Popen(
-        [sys.executable, *command, "--store", str(store), "--save-every", "2"],
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+def start(store: Path, module: list[str], *options: str) -> "Command | subprocess.Popen[str]":
+    given = [*module, "finetune", *SMALL, *options, "--store", str(store), "--save-every", "2"]
+    given += ["--token-budget", "300", "--clip-grad-norm", "0.5"]  # several passes a step
+    return command(*given) if module == ALONE else launched(*given)
 
 
-def finish(process: "subprocess.Popen[str]") -> Path:
+def finish(process: "Command | subprocess.Popen[str]") -> Path:
     out, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     return Path(out.strip().splitlines()[-1])
@@ -131,7 +126,8 @@ def trained(folder: Path) -> dict[str, Any]:
 
 # The output layer is in no block that FSDP gathers for itself: after the validation, which has no
 # backward pass, it is still whole when the state is saved.
-OUTERMOST = ["--precision", "bfloat16", "--eval-steps", "6", "--target-modules", "q_proj,lm_head"]
+OUTERMOST = ["--eval-steps", "6", "--validation", "dev", "--target-modules", "q_proj,lm_head"]
+OUTERMOST += ["--precision", default_precision()]  # two processes take minutes where it is slow
 
 
 @pytest.mark.parametrize(
@@ -161,7 +157,7 @@ def test_killed_and_started_again_it_makes_the_same_adapters(
         assert all(torch.equal(found[name][key], tensor) for key, tensor in tensors.items())
 
 
-WITHOUT_CHANCE = ["--lora-dropout", "0", "--eval-steps", "1", "--no-test"]
+WITHOUT_CHANCE = ["--lora-dropout", "0", "--eval-steps", "1", "--validation", "dev", "--no-test"]
 
 
 @pytest.fixture(scope="module")

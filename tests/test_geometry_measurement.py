@@ -3,8 +3,6 @@
 import csv
 import json
 import math
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,8 +21,8 @@ from harness.measure_folder import layer_files, measure_folder, read_labels, rea
 from harness.measurement import Labels, measure_layer, measure_layers, measure_overlap
 from harness.protocol import GeometrySettings, Subset
 from harness.questions.mmlu import load_questions
+from tests.running import command
 
-ROOT = Path(__file__).parents[1]
 SIZE = 240
 
 
@@ -164,26 +162,26 @@ def test_a_folder_is_measured_in_the_order_of_its_layers(folder: Path) -> None:
 
 def test_the_command_writes_a_landscape_and_prints_intervals(folder: Path) -> None:
     out = folder.parent / "landscape.json"
-    command = [sys.executable, "-m", "harness.cli", "measure", str(folder)]
-    command += ["--labels", str(folder.parent / "labels.csv"), "--out", str(out)]
-    done = subprocess.run(
-        [*command, "--subsamples", "3"], cwd=ROOT, capture_output=True, text=True, timeout=100
-    )
-    assert done.returncode == 0, done.stderr
+
+    def measured(*options: str) -> tuple[int, str, str]:
+        given = ["--labels", str(folder.parent / "labels.csv"), "--out", str(out), *options]
+        process = command("harness.cli", "measure", str(folder), *given)
+        return process.wait(100), *process.communicate()
+
+    status, printed, errors = measured("--subsamples", "3")
+    assert status == 0, errors
     written = json.loads(out.read_text())
     assert written["curves"]["density_peaks"] == [4.0] * 3
     assert len(written["draws"]) == written["origin"]["GeometrySettings"]["draws"] == 3
-    assert len(done.stdout.splitlines()) == 39 and "ari_subjects" in done.stdout
-    done = subprocess.run([*command, "--condition", "mine"], cwd=ROOT, timeout=100)
-    assert json.loads(out.read_text())["condition"] == "mine" and done.returncode == 0
-    done = subprocess.run(
-        [*command, "--mmlu", "x"], cwd=ROOT, capture_output=True, text=True, timeout=100
-    )
-    assert done.returncode == 2 and "--mmlu is of a model, FOLDER needs none" in done.stderr
+    assert len(printed.splitlines()) == 39 and "ari_subjects" in printed
+    assert measured("--condition", "mine")[0] == 0
+    assert json.loads(out.read_text())["condition"] == "mine"
+    status, _, errors = measured("--mmlu", "x")
+    assert status == 2 and "--mmlu is of a model, FOLDER needs none" in errors
     (folder / "layer-3.npy").write_bytes(b"nothing")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1 and "layer-3.npy" in done.stderr
+    status, _, errors = measured()
+    assert status == 2 and "Traceback" not in errors
+    assert len(errors.strip().splitlines()) == 1 and "layer-3.npy" in errors
 
 
 class Harmful:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import CLAIMS, FINETUNE, MEASURE, ROOT, apart, command, results
+from tests.running import CLAIMS, FINETUNE, MEASURE, ROOT, apart, command, launched, results
 
 REPORTING = """
 import sys, pytest, reports.render
@@ -52,7 +52,7 @@ def test_ctrl_c_is_status_130_and_the_next_run_goes_on(tmp_path: Path, given: li
     given += ["--per-subject", "40"] if given[1] != "finetune" else ["--samples-per-subject", "8"]
     if given[1] != "finetune":
         given += ["--out", str(out)]
-    stopped = command(*given)
+    stopped = launched(*given)
     assert stopped.stderr
     # Its bar is there: what is interrupted is the work, and not some library that is imported.
     shown = ""

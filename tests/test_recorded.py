@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,8 @@ from harness.errors import RecordError
 from harness.landscape import PUBLISHED
 from reports.run import read_run, read_runs
 from reports.view import Report, effect_in_words
+from tests.running import ROOT, command
 
-ROOT = Path(__file__).parents[1]
 RECORDS = sorted((ROOT / "reports" / "recorded").glob("*.json"))
 JUDGED = ("claim", "model", "verdict", "specificity", "threshold", "exception", "conditions")
 
@@ -22,11 +20,9 @@ JUDGED = ("claim", "model", "verdict", "specificity", "threshold", "exception", 
 @pytest.mark.parametrize("file", RECORDS, ids=lambda file: file.stem)
 def test_a_record_judged_again_says_what_it_said(file: Path, tmp_path: Path) -> None:
     """A claim, threshold or rule that changed shows here: record again, and say so."""
-    command = [sys.executable, "-m", "pytest", "claims", "--recorded", str(file)]
-    done = subprocess.run(
-        [*command, "--out", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode in (0, 1), done.stdout + done.stderr
+    judging = command("pytest", "claims", "--recorded", str(file), "--out", str(tmp_path))
+    printed, errors = judging.communicate(timeout=300)
+    assert judging.returncode in (0, 1), printed + errors
     kept, again = read_run(file), read_run(tmp_path)
     # Published curves are judged beside the toy; they are no part of its record's landscapes.
     models = {one.model for one in kept.landscapes}
@@ -87,15 +83,14 @@ def test_two_records_are_judged_and_shown_side_by_side(tmp_path: Path) -> None:
     for file in (single, *files):
         file.write_text(json.dumps(text))
     both, model = str(tmp_path / "both.json"), read_run(RECORDS[0]).landscapes[0].model
-    command = [sys.executable, "-m", "pytest", "claims", "--out", str(tmp_path / "out")]
-    for file in files:
-        command += ["--recorded", str(file)]
-    alone = [*command[:3], "claims", "--recorded", str(single), "--out", str(tmp_path / "one")]
-    status = subprocess.run(alone, cwd=ROOT, capture_output=True, timeout=300).returncode
-    done = subprocess.run(
-        [*command, "--record", both], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == status, done.stdout  # exceptions are known by the first name
+
+    def judged(out: str, *given: str | Path) -> int:
+        return command("pytest", "claims", "--out", str(tmp_path / out), *map(str, given)).wait(300)
+
+    status = judged("one", "--recorded", single)
+    recorded = [given for file in files for given in ("--recorded", file)]
+    # Exceptions are known by the first name.
+    assert judged("out", *recorded, "--record", both) == status
     words = [
         [
             (one["claim"], one["verdict"], one["exception"])
@@ -105,24 +100,21 @@ def test_two_records_are_judged_and_shown_side_by_side(tmp_path: Path) -> None:
     ]
     assert sorted(words[1]) == sorted(words[0] * 2)
     # And so they are when both are in one record.
-    again = [*command[:4], "--recorded", both, "--out", str(tmp_path / "again")]
-    done = subprocess.run(again, cwd=ROOT, capture_output=True, timeout=300)
-    assert done.returncode == status
+    assert judged("again", "--recorded", both) == status
     assert _settings(tmp_path / "again")["recorded"] == _settings(tmp_path / "out")["recorded"]
     # What the record says of its making is kept.
     settings = _settings(tmp_path / "one")
     kept = read_run(RECORDS[0]).environment
     kept = kept["settings"].get("recorded", {}).get(model, kept)
     assert settings["recorded"] == {model: kept} and "recorded" not in kept["settings"]
-    command = [sys.executable, "-m", "harness.cli", "report", *map(str, files)]
-    command += ["--out", str(tmp_path / "report")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    report = ["harness.cli", "report", *map(str, files), "--out", str(tmp_path / "report")]
+    assert command(*report).wait(300) == 0
     for folder in ("out", "report"):
         page = (tmp_path / folder / "report.html").read_text()
         assert f"{model} (first)" in page and f"{model} (second)" in page
     files[0].write_text(json.dumps(text | {"record": 99}))
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 2 and "first.json: field 'record' is 99" in done.stderr
+    refused = command(*report)
+    assert "first.json: field 'record' is 99" in refused.communicate(timeout=300)[1]
+    assert refused.returncode == 2
     with pytest.raises(RecordError, match="cannot be read"):
         read_run(tmp_path / "nowhere.json")

@@ -75,15 +75,15 @@ def test_curves_of_an_earlier_run_do_not_stay_in_the_folder(tmp_path: Path) -> N
     [
         ({"record": 3}, "field 'record' is 3, not 2; update this project"),
         ({"record": 1}, "field 'record' is 1, not 2; run the claims again with --record"),
-        ({"claims": [{}]}, "field claims[0]: 'claim' is a required property"),
-        ({"claims": [verdict(verdict="maybe")]}, "field claims[0].verdict: 'maybe' is not one of"),
+        ({"claims": [{}]}, 'field claims[0]: "claim" is a required property'),
+        ({"claims": [verdict(verdict="maybe")]}, 'field claims[0].verdict: "maybe" is not one of'),
         ({"claims": [verdict(more=1)]}, "('more' was unexpected)"),
         ({"surprise": 1}, "('surprise' was unexpected)"),
-        ({"landscapes": {}}, "field landscapes: {} is not of type 'array'"),
-        ({"landscapes": [{"schema": 2}]}, "landscapes[0]: 'model' is a required property"),
+        ({"landscapes": {}}, 'field landscapes: {} is not of type "array"'),
+        ({"landscapes": [{"schema": 2}]}, 'landscapes[0]: "model" is a required property'),
         ({"landscapes": ["nowhere.json"]}, "nowhere.json: cannot be read"),
-        ({"landscapes": [3]}, "field landscapes[0]: 3 is not of type 'object', 'string'"),
-        ({"environment": {"settings": {}, "versions": {}}}, "settings: 'command' is a required"),
+        ({"landscapes": [3]}, "field landscapes[0]: 3 is not of types"),
+        ({"environment": {"settings": {}, "versions": {}}}, 'settings: "command" is a required'),
         ({"landscapes": [{"schema": 3}]}, "landscapes[0]: field 'schema' is 3, not 2; update"),
     ],
 )
@@ -101,7 +101,7 @@ def test_a_record_that_is_none_is_refused_in_a_sentence(
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("layer", [1, "2", 3, 4], "field layer[1]: '2' is not of type 'integer'"),
+        ("layer", [1, "2", 3, 4], 'field layer[1]: "2" is not of type "integer"'),
         ("accuracy", 1.5, "field accuracy: 1.5 is greater than the maximum of 1"),
         (
             "curves",

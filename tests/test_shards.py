@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 import weakref
 from collections.abc import Iterator
@@ -31,9 +29,9 @@ from harness.models import load_model
 from harness.processes import Processes
 from harness.protocol import Budgets, ExtractionSettings
 from harness.tokenizer import load_tokenizer
+from tests.running import Command, command, launched
 from tests.test_shared_prefixes import nodes_of
 
-ROOT = Path(__file__).parents[1]
 PROMPTS = [
     f"{'What is north? ' * (1 + n % 5)}{'amber flint'.split()[n % 2]} {n}" for n in range(40)
 ]
@@ -137,15 +135,11 @@ def test_processes_fill_a_folder_together(toy, tmp_path: Path) -> None:  # type:
     assert bytes_of(tmp_path / "two") == bytes_of(tmp_path / "one")
 
 
-def start(store: Path, *launcher: str) -> "subprocess.Popen[str]":
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, *launcher, "-m", "harness.cli", *COMMAND, "--store", str(store)],
-        cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+def start(store: Path) -> Command:
+    return command("harness.cli", *COMMAND, "--store", str(store))
 
 
-def finish(process: "subprocess.Popen[str]") -> Path:
+def finish(process: Command) -> Path:
     out, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     return Path(out.strip().splitlines()[-1])
@@ -177,8 +171,8 @@ def test_killed_and_started_again_it_repeats_one_shard_at_most(
 def test_two_processes_of_torchrun_make_the_same_bytes(
     tmp_path: Path, undisturbed: dict[str, bytes]
 ) -> None:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    process = start(tmp_path, *launcher)
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    process = launched(*launcher, "harness.cli", *COMMAND, "--store", str(tmp_path))
     out, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     assert bytes_of(Path(out.strip())) == undisturbed  # one line: the main process's

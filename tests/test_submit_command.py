@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from unittest.mock import Mock
@@ -15,9 +14,9 @@ from harness.cli import commands
 from harness.jobs import plan
 from harness.slurm import arrays, parse_minutes, parse_others
 from tests import written
+from tests.running import command
 from tests.trying import refused
 
-ROOT = Path(__file__).parents[1]
 QUESTIONS = ["--mmlu", str(TOY / "questions"), "--per-subject", "4", "--precision", "float32"]
 EXPERIMENT = ["--model", str(TOY / "model"), *QUESTIONS]
 
@@ -202,9 +201,8 @@ def test_on_this_machine_jobs_run_in_order_and_measure_what_the_command_measures
     assert done.stdout.splitlines() == ["extract-0-shot: done", "measure-0-shot: done"]
     logs = "".join(file.read_text() for file in (out / "logs").glob("*_log.out"))
     assert "torch.distributed.run" in logs
-    command = [sys.executable, "-m", "harness.cli", "measure", *EXPERIMENT]
-    command += ["--store", str(tmp_path / "other"), "--out", str(tmp_path / "direct.json")]
-    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+    places = ["--store", str(tmp_path / "other"), "--out", str(tmp_path / "direct.json")]
+    assert command("harness.cli", "measure", *EXPERIMENT, *places).wait(120) == 0
     found = written.landscape(out / "landscape-model-0-shot.json")
     assert found == written.landscape(tmp_path / "direct.json")
 
@@ -233,6 +231,7 @@ def test_a_fine_tuned_model_is_measured(tmp_path: Path) -> None:
     out = tmp_path / "out"
     common = ["--train-from-test", "2", "--store", str(tmp_path / "store")]
     own = ["--epochs", "1", "--checkpointing-steps", "0", "--precision", "float32"]
+    own += ["--validation", "dev"]
     done = submit(
         *EXPERIMENT, *common, "--out", str(out), "--cluster", "local", "--gpus", "0",
         "--fine-tune", "--", *own,

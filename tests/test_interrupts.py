@@ -49,7 +49,7 @@ def shards(store: Path) -> dict[tuple[str, str], int]:
 def test_ctrl_c_is_status_130_and_the_next_run_goes_on(tmp_path: Path, given: list[str]) -> None:
     store, out = tmp_path / "store", tmp_path / "out"
     given = [*given, "--store", str(store)]
-    given += ["--per-subject", "40"] if given[1] != "finetune" else ["--samples-per-subject", "8"]
+    given += ["--per-subject", "20"] if given[1] != "finetune" else ["--samples-per-subject", "8"]
     if given[1] != "finetune":
         given += ["--out", str(out)]
     stopped = launched(*given)

@@ -38,7 +38,7 @@ PROMPTS = [
 SMALL = Budgets(tokens=16, shard_tokens=24)
 COMMAND = [
     "extract", "--model", str(TOY / "model"), "--mmlu", str(TOY / "questions"),
-    "--precision", "float32", "--token-budget", "16",
+    "--precision", "float32", "--token-budget", "16", "--per-subject", "30",
 ]  # fmt: skip
 
 

@@ -21,14 +21,14 @@ MEASURE = ["harness.cli", "measure", *TOY_IN_FLOAT32, "--per-subject", "3"]
 FINETUNE = ["harness.cli", "finetune", *TOY_IN_FLOAT32, "--epochs", "1",
             "--samples-per-subject", "2", "--per-subject", "3", "--validation", "dev"]  # fmt: skip
 
-
 # Libraries take most of a small command's time: it starts as a copy of a process that has them.
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     ["harness.extraction", "harness.finetuning", "harness.layer_curves", "harness.questions.mmlu",
-     "harness.tokenizer", "hypothesis", "peft", "reports.render",
-     "transformers.models.llama.modeling_llama"]
+     "harness.tokenizer", "peft", "reports.render", "transformers.models.llama.modeling_llama"]
 )  # fmt: skip
+# Some of these are pytest's plugins too, of which it would like to be the first to import them.
+IMPORTED = {"PYTEST_ADDOPTS": "-W ignore::pytest.PytestAssertRewriteWarning"}
 
 
 class Command:
@@ -37,7 +37,7 @@ class Command:
     def __init__(self, *given: str, limit: int | None = None) -> None:
         self._given, self._folder = given, tempfile.TemporaryDirectory()
         self._process = SERVER.Process(
-            target=_run, args=(given, dict(os.environ), self._folder.name, limit)
+            target=_run, args=(given, os.environ | IMPORTED, self._folder.name, limit)
         )
         self._process.start()
 
@@ -50,7 +50,8 @@ class Command:
     def returncode(self) -> int | None:
         return self._process.exitcode
 
-    poll = returncode.fget
+    def poll(self) -> int | None:
+        return self.returncode
 
     def wait(self, timeout: float) -> int:
         self._process.join(timeout)

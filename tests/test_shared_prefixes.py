@@ -61,6 +61,11 @@ def test_every_prompt_is_the_path_to_its_node(prompts: list[list[int]], saving: 
         assert sorted(node.tokens for node in nodes) == sorted(map(list, {*map(tuple, prompts)}))
 
 
+def test_a_node_is_shown_without_its_tree() -> None:
+    nodes = nodes_of(build_tree([[number] * number for number in range(1, 400)], 1))
+    assert len(nodes) > 300 and all(len(repr(node)) < 100 for node in nodes)
+
+
 def test_a_cut_must_pay() -> None:
     prompts = [[1, 2, 3, 4], [1, 2, 3, 5], [1, 9]]
     assert len(build_tree(prompts, 3)) == 2  # [1] would save 2 tokens, [1, 2, 3] saves 3

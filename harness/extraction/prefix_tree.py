@@ -11,7 +11,8 @@ from typing import Any
 LEAST_SAVING = 32
 
 
-@dataclass(eq=False)
+# Not shown: pytest prints the arguments of what Ctrl-C stops, and a node leads to its whole tree.
+@dataclass(eq=False, repr=False)
 class Node:
     """A run of tokens that begins at position `start` of every prompt that goes through it.
 

@@ -73,8 +73,9 @@ def read_file(file: Path, way_out: str) -> object:
     return read_json(text, str(file), way_out)
 
 
-def _step(into: str | int) -> str:
-    return f".{into}" if str(into).isidentifier() else f"[{into!r}]"
+def _step(part: str | int) -> str:
+    """Return how a field's name goes on with a name or a number in it."""
+    return f".{part}" if str(part).isidentifier() else f"[{part!r}]"
 
 
 def check_table(
@@ -94,8 +95,11 @@ def check_table(
         if isinstance(found, int) and found != known:
             newer = "; update this project" if found > known else f"; {way_out}"
             raise RecordError(f"{name}: field {version!r} is {found}, not {known}{newer}")
-    errors = Draft202012Validator(dict(schema)).iter_errors(table)
-    error = min(errors, key=lambda one: len(one.instance_path), default=None)
+    try:
+        errors = Draft202012Validator(dict(schema)).iter_errors(table)
+        error = min(errors, key=lambda one: len(one.instance_path), default=None)
+    except ValueError as limit:  # of how deep a value may lie
+        raise RecordError(f"{name}: cannot be checked ({limit}); {way_out}") from limit
     if error:
         message = error.message
         if len(message) > LONGEST:

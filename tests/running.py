@@ -27,17 +27,24 @@ SERVER.set_forkserver_preload(
     ["harness.extraction", "harness.finetuning", "harness.layer_curves", "harness.questions.mmlu",
      "harness.tokenizer", "peft", "reports.render", "transformers.models.llama.modeling_llama"]
 )  # fmt: skip
-# Some of these are pytest's plugins too, of which it would like to be the first to import them.
+# With them comes anyio, a plugin of pytest's, which would like to be the first to import it.
 IMPORTED = {"PYTEST_ADDOPTS": "-W ignore::pytest.PytestAssertRewriteWarning"}
 
 
 class Command:
-    """`python -m` of a module in such a copy, with what `subprocess.Popen` can."""
+    """`python -m` of a module in such a copy, used as `subprocess.Popen` is.
+
+    What libraries say or read of the environment when they are imported is not seen here, nor how
+    an interpreter ends.
+    """
 
     def __init__(self, *given: str, limit: int | None = None) -> None:
         self._given, self._folder = given, tempfile.TemporaryDirectory()
+        self._streams = [Path(self._folder.name, name) for name in ("out", "errors")]
+        for stream in self._streams:
+            stream.touch()
         self._process = SERVER.Process(
-            target=_run, args=(given, os.environ | IMPORTED, self._folder.name, limit)
+            target=_run, args=(given, os.environ | IMPORTED, self._streams, limit)
         )
         self._process.start()
 
@@ -57,22 +64,28 @@ class Command:
         self._process.join(timeout)
         if self.returncode is None:
             self._process.kill()
-            raise subprocess.TimeoutExpired(self._given, timeout)
+            self._process.join()
+            raise subprocess.TimeoutExpired(self._given, timeout, *self._printed())
         return self.returncode
 
     def communicate(self, timeout: float = 300) -> tuple[str, str]:
         self.wait(timeout)
-        out, errors = (Path(self._folder.name, name).read_text() for name in ("1", "2"))
+        return self._printed()
+
+    def _printed(self) -> tuple[str, str]:
+        out, errors = (stream.read_text() for stream in self._streams)
         return out, errors
 
 
-def _run(given: tuple[str, ...], environment: dict[str, str], out: str, limit: int | None) -> None:
+def _run(
+    given: tuple[str, ...], environment: dict[str, str], streams: list[Path], limit: int | None
+) -> None:
     os.chdir(ROOT)
     os.environ.clear()
     os.environ.update(environment)
-    for stream in (1, 2):
-        with open(f"{out}/{stream}", "wb") as file:
-            os.dup2(file.fileno(), stream)
+    for number, stream in enumerate(streams, start=1):
+        with stream.open("wb") as file:
+            os.dup2(file.fileno(), number)
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     sys.argv[1:] = given[1:]

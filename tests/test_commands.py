@@ -334,15 +334,17 @@ def test_only_the_named_controls_are_measured_and_no_question_that_is_kept_for_t
 ) -> None:
     record, trained = tmp_path / "record.json", tmp_path / "trained.json"
     common = ["pytest", "claims", "--model", MODEL, "--mmlu", QUESTIONS, "--per-subject", "5"]
-    common += ["--shots", "0", "--precision", "float32", "--train-from-test", "3"]
+    common += ["--precision", "float32", "--train-from-test", "3"]
     common += ["--store", str(tmp_path / "store"), "--out", str(tmp_path / "out")]
     named = ["--control", "random-weights", "--control", "embeddings", "--control-seeds", "2"]
+    named += ["--shots", "0,1"]
     done = run(*common, *named, "--record", str(record))
     assert record.is_file(), done.stdout + done.stderr
     found = json.loads(record.read_text())["landscapes"]
     controls = {None, "random-weights-0", "random-weights-1", "embeddings"}
     assert {one["control"] for one in found} == controls
-    done = run(*common, "--fine-tune", "--epochs", "1", "--record", str(trained))
+    tuned = ["--shots", "0", "--fine-tune", "--epochs", "1", "--record", str(trained)]
+    done = run(*common, *tuned)
     assert trained.is_file(), done.stdout + done.stderr
     (after,) = (
         one for one in json.loads(trained.read_text())["landscapes"]

@@ -176,6 +176,14 @@ def test_two_processes_agree_with_one(tmp_path: Path, alone: Path, module: list[
             torch.testing.assert_close(adapters(both)[name][key], tensor, rtol=1e-3, atol=1e-5)
 
 
+def test_bfloat16_is_trained_spread_over_two(tmp_path: Path) -> None:
+    once = ["--precision", "bfloat16", "--max-train-steps", "1", "--eval-steps", "0", "--no-test"]
+    made = finish(start(tmp_path, SPREAD, *once))
+    assert len(trained(made)["loss"]) == 1 and np.isfinite(trained(made)["loss"]).all()
+    learnt = [one for name, one in adapters(made)["final"].items() if "lora_B" in name]
+    assert all(one.isfinite().all() for one in learnt) and any(one.any() for one in learnt)
+
+
 def test_an_output_folder_of_another_training_is_refused_before_training(tmp_path: Path) -> None:
     quick = ["--max-train-steps", "1", "--no-test", "--output-dir", str(tmp_path / "out")]
     assert run(tmp_path, *quick) == run(tmp_path, *quick)

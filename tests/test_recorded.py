@@ -77,7 +77,7 @@ def test_the_gallery_shows_the_records() -> None:
 def test_two_records_are_judged_and_shown_side_by_side(tmp_path: Path) -> None:
     text = json.loads(RECORDS[0].read_text())
     for one in text["landscapes"]:
-        del one["draws"][3:]  # which are most of a record, and of the time to read it
+        del one["draws"][3:]  # which are most of a record
     single = tmp_path / "single.json"
     files = [tmp_path / "first.json", tmp_path / "second.json"]
     for file in (single, *files):

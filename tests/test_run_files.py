@@ -126,6 +126,15 @@ def test_a_landscape_that_is_none_is_refused_with_its_field(
         Landscape.from_json(json.dumps(table), "file.json")
 
 
+@pytest.mark.parametrize("missing", [None, "model"])
+def test_what_lies_too_deep_to_be_checked_is_refused_in_a_sentence(missing: str | None) -> None:
+    table = json.loads(landscape("0-shot").to_json())
+    table["origin" if missing else "surprise"] = json.loads("[" * 300 + "]" * 300)
+    table.pop(missing, None)
+    with pytest.raises(RecordError, match=r"file.json: .*; "):
+        Landscape.from_json(json.dumps(table), "file.json")
+
+
 def test_a_name_in_a_results_file_cannot_lead_out_of_its_folder(tmp_path: Path) -> None:
     RUN.write_folder(tmp_path / "out")
     outside = tmp_path / "outside.json"

@@ -45,7 +45,7 @@ PASS_TOKENS = {"cpu": 448, "cuda": 16384}
 PASSES_A_SHARD = {"cpu": 64, "cuda": 4}
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False)  # as of a node: it has all tokens
 class _Work:
     """What all shards of one extraction have in common; `tokens` is a list of ids a prompt."""
 

@@ -115,6 +115,8 @@ def _contingency(
     """Return how many points labels and clusters share: a row a label, a column a cluster."""
     names, rows = np.unique(np.asarray(labels), return_inverse=True)
     clusters, columns = np.unique(assignment, return_inverse=True)
+    if len(rows) != len(columns):
+        raise ValueError(f"{len(rows)} labels of {len(columns)} points")
     cells = np.bincount(rows * len(clusters) + columns, minlength=len(names) * len(clusters))
     return cells.reshape(len(names), len(clusters))
 

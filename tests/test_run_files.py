@@ -82,7 +82,7 @@ def test_curves_of_an_earlier_run_do_not_stay_in_the_folder(tmp_path: Path) -> N
         ({"landscapes": {}}, 'field landscapes: {} is not of type "array"'),
         ({"landscapes": [{"schema": 2}]}, 'landscapes[0]: "model" is a required property'),
         ({"landscapes": ["nowhere.json"]}, "nowhere.json: cannot be read"),
-        ({"landscapes": [3]}, "field landscapes[0]: 3 is not of types"),
+        ({"landscapes": [3]}, 'field landscapes[0]: 3 is not of types "string", "object"'),
         ({"environment": {"settings": {}, "versions": {}}}, 'settings: "command" is a required'),
         ({"landscapes": [{"schema": 3}]}, "landscapes[0]: field 'schema' is 3, not 2; update"),
     ],

@@ -1,11 +1,15 @@
-"""Leave out the long mode, unless it is asked for; one thread a process."""
+"""Leave out the long mode, unless it is asked for; one thread a process, but for benchmarks."""
 
 import os
 
 import pytest
 
-# Tests run side by side, and compare bytes with those of processes that torchrun gives one thread.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Tests run side by side, and compare bytes with those of processes that torchrun gives one
+    # thread. This is before torch is imported, which reads it then.
+    if not config.getoption("benchmark_only"):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

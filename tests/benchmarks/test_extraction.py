@@ -101,6 +101,7 @@ def test_engine_against_naive(  # type: ignore[no-untyped-def]
     distinct = distinct_tokens(tokens)
     floor = distinct * operations_a_token(judged.model) / rate
     report_figures(
+        threads=torch.get_num_threads(),
         prompts=len(prompts),
         tokens_a_prompt=sum(map(len, tokens)) / len(prompts),
         distinct_tokens_a_prompt=distinct / len(prompts),

@@ -19,12 +19,15 @@ MEANING = {
     "other-shots": "shots of another subject than the question's, judged by the question's subject",
     "other-shots-by-shots": "the same, judged by the subject of the shots",
     "mixed-shots": "every shot of a subject drawn at random",
-    "shuffled-labels": "subjects and answers dealt out anew among the questions",
+    SHUFFLED_LABELS: "subjects and answers dealt out anew among the questions",
 }
 
 
 def null_controls(seeds: int) -> dict[str, Control]:
-    """Return the controls by name; `random-weights-0` ... over so many seeds."""
+    """Return the controls by name; `random-weights-0` ... over so many seeds.
+
+    Source: this project's; the paper has no null controls.
+    """
     random = {f"{RANDOM_WEIGHTS}-{seed}": Control("random", seed=seed) for seed in range(seeds)}
     return random | {
         "embeddings": Control("none"),

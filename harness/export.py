@@ -73,7 +73,6 @@ def export(
 
     Raises SettingsError if the folder holds something, or the disk refuses it.
     """
-    check_export(folder)
     with new_folder(folder) as unfinished:
         for layer in saved_layers(representations):
             states = read_layer(representations, layer)[list(kept)]

@@ -292,7 +292,7 @@ def training_of(options: Mapping[str, Any]) -> FineTuned:
         | {
             one.name: options[one.name]
             for one in fields(FineTuning)
-            if options.get(one.name) is not None
+            if one.name != "target_modules" and options.get(one.name) is not None
         }
         | ({"target_modules": tuple(modules.split(","))} if modules else {})
     )

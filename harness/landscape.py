@@ -23,6 +23,19 @@ SCHEMA = read_schema(Path(__file__).with_name("landscape.schema.json"))
 PUBLISHED_SCHEMA = read_schema(Path(__file__).with_name("published.schema.json"))
 WAY_OUT = "measure it again"
 VERSION: int = SCHEMA["properties"]["schema"]["const"]
+# One value a layer, without a unit. Clusters are the density peaks'; labels are the questions'
+# subjects, their right answers, or the letters that the model gives.
+#   intrinsic_dimension       Gride's (`gride`; paper, section 3)
+#   density_peaks             how many (`density_peaks`; section 3)
+#   core_fraction             share of points outside the clusters' halos, 0 to 1 (section 4.1)
+#   ari_*, ami_*              agreement with labels, 1 the same groups, 0 by chance (`agreement`)
+#   homogeneity_*             1 where all clusters hold one label, 0 to 1 (`agreement`)
+#   pure_peaks                share of clusters that one subject nearly fills (`pure_share`; 4.2)
+#   answer_clusters           share of points in a large cluster of their answer (`majority_share`;
+#                             4.3)
+#   kindred                   how much lower peaks of one category join (`category_agreement`), and
+#   kindred_by_chance         what 95 % of dealt out categories stay below
+#   overlap_*                 share of a point's neighbours that have its label (`label_overlap`)
 CURVES = (
     "intrinsic_dimension",
     "density_peaks",

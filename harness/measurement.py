@@ -98,8 +98,8 @@ def measure_layer(
 ) -> LayerMeasurement:
     """Return the values of (N, D) points of any float type, and those of `subsamples` of them.
 
-    subsamples: row numbers, ascending. Their neighbours come from the full lists, so each of their
-        values is the one that the subsample alone would give with as many neighbours.
+    subsamples: (M,) row numbers each, ascending. Their neighbours come from the full lists, so each
+        of their values is the one that the subsample alone would give with as many neighbours.
 
     Raises GeometryError for too few distinct points or values that are not finite.
     Source: the paper, section 3, and `analyze` in its repository.

@@ -1,4 +1,4 @@
-"""Load a causal language model and its tokenizer, and say which model it is."""
+"""Load a causal language model and its adapter, and say which model it is."""
 
 from __future__ import annotations
 
@@ -94,7 +94,8 @@ def load_model(
             f"{name}: its safetensors lack {min(found['missing_keys'])!r}, which would be drawn at "
             "random; give the whole model"
         )
-    for key, stored, wanted in sorted(found["mismatched_keys"]):
+    if found["mismatched_keys"]:
+        key, stored, wanted = min(found["mismatched_keys"])
         raise ModelError(
             f"{name}: its safetensors have {key!r} of shape {tuple(stored)}, its config.json asks "
             f"for {tuple(wanted)}; give files that belong together"
@@ -166,7 +167,7 @@ def _spread(
             offload_dir=offload,
             skip_keys=model._skip_keys_device_placement,
         )
-    except Exception as error:  # as below
+    except Exception as error:  # as in `load_model`
         raise NoModelError(f"cannot spread the model over devices ({first_line(error)})") from error
     return spread
 

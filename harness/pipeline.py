@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from harness.tokenizer import Tokenizer
 
 # Raise one when the code behind it changes its results: what older code kept is then not found.
-# Of extraction, by precision: since 4 the letters' logits are in float32, as they were in that.
+# Of extraction, by precision: since 4 the letters' logits are in float32, as those of a model in
+# float32 always were.
 EXTRACTION_VERSION: Mapping[Precision, int] = {"float32": 3, "bfloat16": 4, "float16": 4}
 GEOMETRY_VERSION = 9
 

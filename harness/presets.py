@@ -16,7 +16,7 @@ class Preset:
     settings: FineTuning
 
 
-LARGE = 30e9  # parameters
+LARGE = 30e9  # parameters: between the paper's 13b and 70b
 TRAINING_SPLIT = "dev+validation"
 
 # `llama-2` is its 7b and 13b; `8b` also stands for Mistral-7b.

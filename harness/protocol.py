@@ -1,6 +1,7 @@
 """What is measured: settings as frozen values, and the key that a measured thing is kept under.
 
-The defaults are the paper's (section 3 and its repository).
+The defaults are the paper's (section 3 and its repository). All settings raise SettingsError for a
+value that cannot be meant.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Weights = Literal["trained", "random", "none"]
 ShotsFrom = Literal["own", "other", "mixed"]
 LabelsFrom = Literal["own", "shots", "shuffled"]
 
-DRAW_SHARE = 0.8
+DRAW_SHARE = 0.8  # of the questions in a draw: what a delete-d jackknife with d = N / 5 keeps
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,6 @@ class Subset:
     leave_out: splits of the same dataset, of which no question is asked, should one stand in the
         asked split too: a model was fine-tuned on some of them.
     rows: a .npy file of row numbers of the split, the paper's "mask"; the draw is among these.
-
-    Raises SettingsError for a value that cannot be meant, as all settings here do.
     """
 
     split: str = "test"
@@ -50,6 +49,7 @@ class Subset:
     def __post_init__(self) -> None:
         if self.per_subject is not None and self.per_subject < 1:
             raise SettingsError(f"per-subject is {self.per_subject}; give 1 or more questions")
+        _check_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -206,6 +206,10 @@ class GeometrySettings:
     def __post_init__(self) -> None:
         if self.draws < 0:
             raise SettingsError(f"draws is {self.draws}; give 0 or more")
+        for name in ("neighbors", "density_k", "overlap_k"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SettingsError(f"{name} is {value}; give 1 or more")
         if self.id_k < 1 or self.id_k & (self.id_k - 1):
             raise SettingsError(f"id_k is {self.id_k}; Gride's scales are the powers of two")
 
@@ -214,7 +218,8 @@ class GeometrySettings:
 
         overlap: their overlap with other representations, too.
         """
-        whole = max(2 * self.id_k, self.overlap_k if overlap else 0) + 1
+        density_k = self.density_k or 4  # PAk's least
+        whole = max(2 * self.id_k, density_k, self.overlap_k if overlap else 0) + 1
         return math.ceil(whole / DRAW_SHARE) if self.draws else whole
 
 
@@ -239,6 +244,7 @@ class Control:
         _check("weights", self.weights, Weights)
         _check("shots", self.shots, ShotsFrom)
         _check("labels", self.labels, LabelsFrom)
+        _check_seed(self.seed)
 
     @property
     def inputs(self) -> Control | None:
@@ -302,6 +308,8 @@ class TrainingOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(f"{name} is {value}; give 1 or more")
+        if self.evaluations < 0:
+            raise SettingsError(f"evaluations is {self.evaluations}; give 0 or more")
 
 
 def parse_shots(text: str) -> tuple[int, ...]:

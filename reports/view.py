@@ -115,7 +115,8 @@ class Report:
     def tally(self, model: str, *, papers: bool = True) -> dict[str, int | None]:
         """Return how many claims came out how for one model, and how many were not judged.
 
-        `specific` is None where no control was measured.
+        `told` are those reproduced that a control can tell of, and `specific` is how many of these
+        are specific to learning; both are None where no control was measured.
 
         papers: of the paper's own claims; or of all others.
         """
@@ -125,14 +126,17 @@ class Report:
             if one["model"] == model and (one["source"] == PAPER) == papers
         ]
         words = [one["verdict"] for one in judged]
+        controlled = any(one["controls"] for one in judged)
+        told = [
+            one["specificity"]
+            for one in judged
+            if one["verdict"] == "reproduced" and one["specificity"]
+        ]
         return {
             **{word: words.count(word) for word in MARKS},
             "stated": sum(as_stated(one) for one in judged),
-            "specific": (
-                sum(one["specificity"] == "specific to learning" for one in judged)
-                if any(one["controls"] for one in judged)
-                else None
-            ),
+            "told": len(told) if controlled else None,
+            "specific": told.count("specific to learning") if controlled else None,
             "not judged": sum(
                 one["model"] == model and (one["source"] == PAPER) == papers
                 for one in self.skipped.values()
@@ -142,14 +146,19 @@ class Report:
     def tally_in_words(self, model: str) -> str:
         """Return the tally of the paper's claims, and of others, as a sentence has it."""
         count, others = self.tally(model), self.tally(model, papers=False)
-        known = count["specific"] is not None
-        specific = f" ({count['specific']} specific to learning)" if known else ""
+        specific = (
+            ""
+            if count["told"] is None
+            else f" (controls tell of {count['told']} of them: {count['specific']} specific to "
+            "learning)"
+        )
         stated = f" ({count['stated']} as stated beside the claim)" if count["stated"] else ""
         return (
             f"{count['reproduced']} of the paper's findings reproduced{specific}, "
             f"{count['not reproduced']} not{stated}, {count['inconclusive']} inconclusive, "
-            f"{count['not judged']} not judged; of others "
-            + " ".join(f"{others[word]} {mark}" for word, mark in MARKS.items())
+            f"{count['not judged']} not judged; of those that are not the paper's "
+            f"{others['reproduced']} reproduced, {others['not reproduced']} not, "
+            f"{others['inconclusive']} inconclusive, {others['not judged']} not judged"
         )
 
     def scale(self, claim: str) -> Scale:

@@ -4,6 +4,12 @@ import os
 
 import pytest
 
+# Files go to workers whole: what takes longest is begun first, so that nobody waits for it.
+LONGEST = (
+    "commands finetune_command submit_command slurm faults determinism disk_faults interrupts "
+    "workload shards recorded geometry finetuning exactness shared_prefixes"
+).split()
+
 
 def pytest_configure(config: pytest.Config) -> None:
     # Tests run side by side, and compare bytes with those of processes that torchrun gives one
@@ -13,8 +19,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if "soak" in config.option.markexpr:
-        return
-    kept = [item for item in items if not item.get_closest_marker("soak")]
-    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
-    items[:] = kept
+    if "soak" not in config.option.markexpr:
+        kept = [item for item in items if not item.get_closest_marker("soak")]
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    name = item.path.stem.removeprefix("test_")
+    return LONGEST.index(name) if name in LONGEST else len(LONGEST)

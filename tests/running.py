@@ -5,10 +5,13 @@ import multiprocessing
 import os
 import resource
 import runpy
+import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from fixtures.cases import TOY
 from tests import written
@@ -24,8 +27,10 @@ FINETUNE = ["harness.cli", "finetune", *TOY_IN_FLOAT32, "--epochs", "1",
 # Libraries take most of a small command's time: it starts as a copy of a process that has them.
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
-    ["harness.extraction", "harness.finetuning", "harness.layer_curves", "harness.questions.mmlu",
-     "harness.tokenizer", "peft", "reports.render", "transformers.models.llama.modeling_llama"]
+    ["anyio.pytest_plugin", "fixtures.judging", "fixtures.plugin", "harness.extraction",
+     "harness.finetuning", "harness.layer_curves", "harness.questions.mmlu", "harness.tokenizer",
+     "peft", "platformdirs", "pytest", "pytest_benchmark.plugin", "reports.render",
+     "tests.running", "transformers.models.llama.modeling_llama", "xdist.plugin"]
 )  # fmt: skip
 # With them comes anyio, a plugin of pytest's, which would like to be the first to import it.
 IMPORTED = {"PYTEST_ADDOPTS": "-W ignore::pytest.PytestAssertRewriteWarning"}
@@ -36,26 +41,41 @@ class Command:
 
     What libraries say or read of the environment when they are imported is not seen here, nor how
     an interpreter ends.
+
+    folder: where it runs. limit: the most bytes that it may write into one file.
+    variables: of its environment, besides those here.
     """
 
-    def __init__(self, *given: str, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        *given: str,
+        folder: Path = ROOT,
+        limit: int | None = None,
+        variables: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._given, self._folder = given, tempfile.TemporaryDirectory()
         self._streams = [Path(self._folder.name, name) for name in ("out", "errors")]
         for stream in self._streams:
             stream.touch()
+        environment = {**os.environ, **IMPORTED, **variables}
         self._process = SERVER.Process(
-            target=_run, args=(given, os.environ | IMPORTED, self._streams, limit)
+            target=_run, args=(given, folder, environment, self._streams, limit)
         )
         self._process.start()
 
     @property
-    def pid(self) -> int:
+    def pids(self) -> list[int]:
         assert self._process.pid
-        return self._process.pid
+        return [self._process.pid]
 
     @property
     def returncode(self) -> int | None:
         return self._process.exitcode
+
+    @property
+    def said(self) -> str:
+        """What is on its standard error by now."""
+        return self._streams[1].read_text()
 
     def poll(self) -> int | None:
         return self.returncode
@@ -77,10 +97,50 @@ class Command:
         return out, errors
 
 
+class Together:
+    """Two such copies that work together, told of each other as by torchrun.
+
+    What torchrun itself does is not seen here: that it ends the others when one ends.
+    """
+
+    def __init__(self, *given: str) -> None:
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            port = found.getsockname()[1]
+        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        common |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        self._both = [
+            Command(*given, variables={**common, "RANK": rank, "LOCAL_RANK": rank})
+            for rank in ("0", "1")
+        ]
+
+    @property
+    def pids(self) -> list[int]:
+        return [pid for one in self._both for pid in one.pids]
+
+    @property
+    def returncode(self) -> int | None:
+        codes = [one.returncode for one in self._both]
+        return None if None in codes else max(codes, key=bool)
+
+    def poll(self) -> int | None:
+        codes = [one.returncode for one in self._both]
+        return next(filter(None, codes), self.returncode)
+
+    def communicate(self, timeout: float = 300) -> tuple[str, str]:
+        """Return what the first one printed, and what both said of errors."""
+        printed = [one.communicate(timeout) for one in self._both]
+        return printed[0][0], "".join(errors for _, errors in printed)
+
+
 def _run(
-    given: tuple[str, ...], environment: dict[str, str], streams: list[Path], limit: int | None
+    given: tuple[str, ...],
+    folder: Path,
+    environment: dict[str, str],
+    streams: list[Path],
+    limit: int | None,
 ) -> None:
-    os.chdir(ROOT)
+    os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     for number, stream in enumerate(streams, start=1):
@@ -90,11 +150,6 @@ def _run(
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     sys.argv[1:] = given[1:]
     runpy.run_module(given[0], run_name="__main__", alter_sys=True)
-
-
-def command(*given: str, limit: int | None = None) -> Command:
-    """Start a command; limit: the most bytes that it may write into one file."""
-    return Command(*given, limit=limit)
 
 
 def launched(*given: str) -> "subprocess.Popen[str]":
@@ -113,7 +168,7 @@ def apart(given: list[str], folder: Path) -> list[str]:
 
 def results(given: list[str], folder: Path) -> dict[str, object]:
     """Run a command to its end, and return what it made."""
-    done = command(*given)
+    done = Command(*given)
     printed, errors = done.communicate(timeout=300)
     assert done.returncode == 0, errors
     if given[1] == "measure":

@@ -12,7 +12,7 @@ from harness.cli import commands
 from harness.finetune_command import finetune, training_of
 from harness.models import load_model
 from harness.processes import Processes
-from tests.running import MODEL, QUESTIONS, command
+from tests.running import MODEL, QUESTIONS, Command
 
 CPU = torch.device("cpu")
 PLAIN = {"architecture": "x86_64", "avx512_f": True, "amx_bf16": False, "avx512_bf16": False}
@@ -86,7 +86,7 @@ def test_fine_tuning_takes_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_claims_take_it_and_say_so() -> None:
     judged = ["claims", "--collect-only", "--model", MODEL, "--mmlu", QUESTIONS]
-    printed, errors = command("pytest", *judged).communicate(timeout=300)
+    printed, errors = Command("pytest", *judged).communicate(timeout=300)
     assert f"; device {device.device_name()}, {device.default_precision()}\n" in printed, errors
 
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from harness.presets import PRESETS, choose_preset
 from harness.protocol import Subset
 from harness.questions.mmlu import load_questions
 from harness.store import Store
-from tests.running import MODEL, QUESTIONS, ROOT, Command, command, launched
+from tests.running import MODEL, QUESTIONS, ROOT, Command, Together, launched
 from tests.trying import refused
 
 SMALL = [
@@ -95,28 +96,32 @@ def test_the_presets_are_the_papers_and_go_by_size() -> None:
     assert PRESETS["llama-2"].per_subject == 20
 
 
-ALONE = ["harness.cli"]
-TWO = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-SHARED, SPREAD = [*TWO, "harness.cli"], [*TWO, "tests.spread_on_cpus"]
+Process = Command | Together | subprocess.Popen[str]
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
 
 
-def start(store: Path, module: list[str], *options: str) -> "Command | subprocess.Popen[str]":
-    given = [*module, "finetune", *SMALL, *options, "--store", str(store), "--save-every", "2"]
+def alone(*given: str) -> Process:
+    return Command("harness.cli", *given)
+
+
+def shared(*given: str) -> Process:
+    return launched(*TORCHRUN, "harness.cli", *given)
+
+
+def spread(*given: str) -> Process:
+    return Together("tests.spread_on_cpus", *given)
+
+
+def start(store: Path, way: Callable[..., Process], *options: str) -> Process:
+    given = ["finetune", *SMALL, *options, "--store", str(store), "--save-every", "2"]
     given += ["--token-budget", "300", "--clip-grad-norm", "0.5"]  # several passes a step
-    return command(*given) if module == ALONE else launched(*given)
+    return way(*given)
 
 
-def finish(process: "Command | subprocess.Popen[str]") -> Path:
+def finish(process: Process) -> Path:
     out, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     return Path(out.strip().splitlines()[-1])
-
-
-def children(process: int) -> list[int]:
-    """The processes that another has started; torchrun's have sessions of their own."""
-    return [
-        int(one) for one in Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    ]
 
 
 def trained(folder: Path) -> dict[str, Any]:
@@ -131,24 +136,24 @@ OUTERMOST += ["--precision", default_precision()]  # two processes take minutes 
 
 
 @pytest.mark.parametrize(
-    ("module", "options"),
-    [(ALONE, ["--precision", "float32", "--eval-steps", "0"]), (SPREAD, OUTERMOST)],
+    ("way", "options"),
+    [(alone, ["--precision", "float32", "--eval-steps", "0"]), (spread, OUTERMOST)],
     ids=["one process", "spread over two"],
 )
 def test_killed_and_started_again_it_makes_the_same_adapters(
-    tmp_path: Path, module: list[str], options: list[str]
+    tmp_path: Path, way: Callable[..., Command | Together], options: list[str]
 ) -> None:
     dropping = ["--lora-dropout", "0.1", *options, "--no-test"]
-    undisturbed = finish(start(tmp_path / "undisturbed", module, *dropping))
-    process = start(tmp_path / "killed", module, *dropping)
+    undisturbed = finish(start(tmp_path / "undisturbed", way, *dropping))
+    process = start(tmp_path / "killed", way, *dropping)
     while not list((tmp_path / "killed" / "adapters").glob(".*.unfinished/.state-00000[234]")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.005)
-    for number in (*children(process.pid), process.pid):
+    for number in process.pids:
         os.kill(number, signal.SIGKILL)
     process.communicate(timeout=60)
     assert not list((tmp_path / "killed" / "adapters").glob("[!.]*/training.json"))
-    resumed = finish(start(tmp_path / "killed", module, *dropping))
+    resumed = finish(start(tmp_path / "killed", way, *dropping))
     assert len(trained(undisturbed)["loss"]) == 6
     assert trained(resumed)["loss"] == trained(undisturbed)["loss"]
     wanted, found = adapters(undisturbed), adapters(resumed)
@@ -161,24 +166,26 @@ WITHOUT_CHANCE = ["--lora-dropout", "0", "--eval-steps", "1", "--validation", "d
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def by_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What one process makes."""
-    return finish(start(tmp_path_factory.mktemp("alone"), ALONE, *WITHOUT_CHANCE))
+    return finish(start(tmp_path_factory.mktemp("one"), alone, *WITHOUT_CHANCE))
 
 
-@pytest.mark.parametrize("module", [SHARED, SPREAD], ids=["steps shared", "model spread"])
-def test_two_processes_agree_with_one(tmp_path: Path, alone: Path, module: list[str]) -> None:
-    both = finish(start(tmp_path / "both", module, *WITHOUT_CHANCE))
-    assert trained(both)["loss"] == pytest.approx(trained(alone)["loss"], abs=1e-5)
-    assert trained(both)["validation"]["6"] == trained(alone)["validation"]["6"]
-    for name, tensors in adapters(alone).items():
+@pytest.mark.parametrize("way", [shared, spread], ids=["steps shared", "model spread"])
+def test_two_processes_agree_with_one(
+    tmp_path: Path, by_one: Path, way: Callable[..., Process]
+) -> None:
+    both = finish(start(tmp_path / "both", way, *WITHOUT_CHANCE))
+    assert trained(both)["loss"] == pytest.approx(trained(by_one)["loss"], abs=1e-5)
+    assert trained(both)["validation"]["6"] == trained(by_one)["validation"]["6"]
+    for name, tensors in adapters(by_one).items():
         for key, tensor in tensors.items():
             torch.testing.assert_close(adapters(both)[name][key], tensor, rtol=1e-3, atol=1e-5)
 
 
 def test_bfloat16_is_trained_spread_over_two(tmp_path: Path) -> None:
     once = ["--precision", "bfloat16", "--max-train-steps", "1", "--eval-steps", "0", "--no-test"]
-    made = finish(start(tmp_path, SPREAD, *once))
+    made = finish(start(tmp_path, spread, *once))
     assert len(trained(made)["loss"]) == 1 and np.isfinite(trained(made)["loss"]).all()
     learnt = [one for name, one in adapters(made)["final"].items() if "lora_B" in name]
     assert all(one.isfinite().all() for one in learnt) and any(one.any() for one in learnt)

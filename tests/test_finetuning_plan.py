@@ -67,5 +67,6 @@ def test_settings_that_make_no_sense_are_refused() -> None:
     ):
         with pytest.raises(SettingsError, match=next(iter(bad))):
             FineTuning(**bad)  # type: ignore[arg-type]
-    with pytest.raises(SettingsError, match="save_every is 0"):
-        TrainingOptions(save_every=0)
+    for never in ({"save_every": 0}, {"evaluations": -1}):
+        with pytest.raises(SettingsError, match=next(iter(never))):
+            TrainingOptions(**never)

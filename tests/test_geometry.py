@@ -1,6 +1,7 @@
 """Geometry against known answers, plain loops, and DADApy on coordinates."""
 
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -160,6 +161,20 @@ def test_adaptive_density_refuses_what_would_not_end_in_dadapy(scale: float) -> 
     ours = nearest_neighbors(rng.normal(size=(500, 2000)) * scale, 400)
     with pytest.raises(GeometryError, match="PAk's volumes leave float64's range"):
         pak_density(ours, gride(ours, 16))
+
+
+def test_more_dimensions_than_float64_has_volumes_for_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    ours = nearest_neighbors(rng.normal(size=(300, 40_000)), 299)
+    dimension = gride(ours, 16)
+    assert dimension > 453  # from there on DADApy's unit ball has no volume
+    # At distances near 1.5 PAk's volumes alone would be within the range.
+    near = nearest_neighbors(rng.normal(size=(300, 40_000)) * 1.5 / np.sqrt(80_000), 299)
+    for density in (partial(knn_density, k=16), pak_density):
+        for points in (ours, near):
+            with pytest.raises(GeometryError, match=r"dimension of \d+ is too large for a density"):
+                density(points, dimension)
+    assert np.isfinite(knn_density(ours, 430.0, 16).log).all()
 
 
 @pytest.mark.parametrize("dimension", [2, 5])

@@ -21,7 +21,7 @@ from harness.measure_folder import layer_files, measure_folder, read_labels, rea
 from harness.measurement import Labels, measure_layer, measure_layers, measure_overlap
 from harness.protocol import GeometrySettings, Subset
 from harness.questions.mmlu import load_questions
-from tests.running import command
+from tests.running import Command
 
 SIZE = 240
 
@@ -165,7 +165,7 @@ def test_the_command_writes_a_landscape_and_prints_intervals(folder: Path) -> No
 
     def measured(*options: str) -> tuple[int, str, str]:
         given = ["--labels", str(folder.parent / "labels.csv"), "--out", str(out), *options]
-        process = command("harness.cli", "measure", str(folder), *given)
+        process = Command("harness.cli", "measure", str(folder), *given)
         return process.wait(100), *process.communicate()
 
     status, printed, errors = measured("--subsamples", "3")

@@ -136,9 +136,9 @@ def test_bad_values_and_lone_points_are_refused() -> None:
     points = np.random.default_rng(0).normal(size=(20, 3))
     with pytest.raises(GeometryError, match="1 distinct points have no neighbours"):
         nearest_neighbors(points[:1], 10)
-    for bad in (np.nan, np.inf, -np.inf):
+    for bad in (np.nan, np.inf, -np.inf, 1e200):
         points[3, 1] = bad
-        with pytest.raises(GeometryError, match="NaN or infinite"):
+        with pytest.raises(GeometryError, match="NaN, infinite or huge"):
             nearest_neighbors(points, 10)
 
 

@@ -2,34 +2,22 @@
 
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.running import CLAIMS, FINETUNE, MEASURE, ROOT, apart, command, launched, results
-
-REPORTING = """
-import sys, pytest, reports.render
-def stopped(runs, folder):
-    raise KeyboardInterrupt
-reports.render.render = stopped
-sys.exit(pytest.main(sys.argv[1:]))
-"""
+from tests.running import CLAIMS, FINETUNE, MEASURE, ROOT, Command, apart, launched, results
 
 
 def test_ctrl_c_while_the_report_is_made_is_status_130(tmp_path: Path) -> None:
     curves = ROOT / "reports" / "published-curves.json"
     given = ["claims", "--published", str(curves), "--claim", "answers-late"]
     out = tmp_path / "out"
-    done = subprocess.run(
-        [sys.executable, "-c", REPORTING, *given, "--out", out],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 130 and "Traceback" not in done.stderr, done.stderr
+    done = Command("tests.stopped_report", *given, "--out", str(out))
+    _, errors = done.communicate()
+    assert done.returncode == 130 and "Traceback" not in errors, errors
     assert (out / "results.json").exists()
-    assert command("harness.cli", "report", str(out)).wait(120) == 0
+    assert Command("harness.cli", "report", str(out)).wait(120) == 0
 
 
 def shards(store: Path) -> dict[tuple[str, str], int]:
@@ -70,7 +58,7 @@ def test_ctrl_c_is_status_130_and_the_next_run_goes_on(tmp_path: Path, given: li
         return
     kept = shards(store)
     assert kept  # of the condition without shots
-    again = command(*given)
+    again = Command("tests.without_report", *given[1:])
     _, errors = again.communicate(timeout=300)
     assert again.returncode in (0, 1) and (out / "results.json").exists(), errors
     # They go on too: what was extracted is as it was.

@@ -1,10 +1,20 @@
-"""Prompts against texts written by hand."""
+"""Prompts against texts written by hand; settings, their keys, and what they refuse."""
 
+from collections.abc import Callable
 from hashlib import sha256
 
 import numpy as np
+import pytest
 
-from harness.protocol import FineTuning, PromptFormat, Subset, cache_key
+from harness.errors import SettingsError
+from harness.protocol import (
+    Control,
+    FineTuning,
+    GeometrySettings,
+    PromptFormat,
+    Subset,
+    cache_key,
+)
 from harness.questions.prompts import build_prompt
 from harness.questions.question import Question
 
@@ -95,3 +105,38 @@ def test_the_order_is_drawn_anew_for_every_question() -> None:
     asked = [Question("q", ("1", "2", "3", "4"), 0, "abstract_algebra", row) for row in range(40)]
     prompts = {build_prompt(question, SHOTS, PromptFormat(3)) for question in asked}
     assert len(prompts) == 6  # all orders of three shots
+
+
+@pytest.mark.parametrize(
+    ("setting", "bad"),
+    [
+        (Subset, {"per_subject": 0}),
+        (Subset, {"seed": -1}),
+        (PromptFormat, {"seed": 2**63}),
+        (Control, {"seed": -1}),
+        (GeometrySettings, {"neighbors": 0}),
+        (GeometrySettings, {"density_k": 0}),
+        (GeometrySettings, {"overlap_k": 0}),
+    ],
+)
+def test_a_setting_that_cannot_be_meant_is_refused(
+    setting: Callable[..., object], bad: dict[str, int]
+) -> None:
+    (name,) = bad
+    with pytest.raises(SettingsError, match=f"{name.replace('_', '.')} is"):
+        setting(**bad)
+
+
+@pytest.mark.parametrize(
+    ("settings", "least"),
+    [
+        (GeometrySettings(id_k=4, density_k=16, draws=0), 17),
+        (GeometrySettings(id_k=16, density_k=16, draws=0), 33),
+        (GeometrySettings(id_k=1, density_k=None, draws=0), 5),
+        (GeometrySettings(id_k=16, draws=10), 42),  # 33 are the 80 % of 41.25
+    ],
+)
+def test_as_many_points_are_asked_for_as_each_measure_needs(
+    settings: GeometrySettings, least: int
+) -> None:
+    assert settings.least_points() == least

@@ -11,7 +11,7 @@ from harness.errors import RecordError
 from harness.landscape import PUBLISHED
 from reports.run import read_run, read_runs
 from reports.view import Report, effect_in_words
-from tests.running import ROOT, command
+from tests.running import ROOT, Command
 
 RECORDS = sorted((ROOT / "reports" / "recorded").glob("*.json"))
 JUDGED = ("claim", "model", "verdict", "specificity", "threshold", "exception", "conditions")
@@ -20,7 +20,7 @@ JUDGED = ("claim", "model", "verdict", "specificity", "threshold", "exception", 
 @pytest.mark.parametrize("file", RECORDS, ids=lambda file: file.stem)
 def test_a_record_judged_again_says_what_it_said(file: Path, tmp_path: Path) -> None:
     """A claim, threshold or rule that changed shows here: record again, and say so."""
-    judging = command("pytest", "claims", "--recorded", str(file), "--out", str(tmp_path))
+    judging = Command("pytest", "claims", "--recorded", str(file), "--out", str(tmp_path))
     printed, errors = judging.communicate(timeout=300)
     assert judging.returncode in (0, 1), printed + errors
     kept, again = read_run(file), read_run(tmp_path)
@@ -84,13 +84,13 @@ def test_two_records_are_judged_and_shown_side_by_side(tmp_path: Path) -> None:
         file.write_text(json.dumps(text))
     both, model = str(tmp_path / "both.json"), read_run(RECORDS[0]).landscapes[0].model
 
-    def judged(out: str, *given: str | Path) -> int:
-        return command("pytest", "claims", "--out", str(tmp_path / out), *map(str, given)).wait(300)
+    def judged(out: str, *given: str | Path, how: str = "tests.without_report") -> int:
+        return Command(how, "claims", "--out", str(tmp_path / out), *map(str, given)).wait(300)
 
     status = judged("one", "--recorded", single)
     recorded = [given for file in files for given in ("--recorded", file)]
     # Exceptions are known by the first name.
-    assert judged("out", *recorded, "--record", both) == status
+    assert judged("out", *recorded, "--record", both, how="pytest") == status
     words = [
         [
             (one["claim"], one["verdict"], one["exception"])
@@ -108,12 +108,12 @@ def test_two_records_are_judged_and_shown_side_by_side(tmp_path: Path) -> None:
     kept = kept["settings"].get("recorded", {}).get(model, kept)
     assert settings["recorded"] == {model: kept} and "recorded" not in kept["settings"]
     report = ["harness.cli", "report", *map(str, files), "--out", str(tmp_path / "report")]
-    assert command(*report).wait(300) == 0
+    assert Command(*report).wait(300) == 0
     for folder in ("out", "report"):
         page = (tmp_path / folder / "report.html").read_text()
         assert f"{model} (first)" in page and f"{model} (second)" in page
     files[0].write_text(json.dumps(text | {"record": 99}))
-    refused = command(*report)
+    refused = Command(*report)
     assert "first.json: field 'record' is 99" in refused.communicate(timeout=300)[1]
     assert refused.returncode == 2
     with pytest.raises(RecordError, match="cannot be read"):

@@ -30,7 +30,7 @@ from harness.models import load_model
 from harness.processes import Processes
 from harness.protocol import Budgets, ExtractionSettings
 from harness.tokenizer import load_tokenizer
-from tests.running import Command, command, launched
+from tests.running import Command, launched
 from tests.test_shared_prefixes import nodes_of
 
 PROMPTS = [
@@ -137,7 +137,7 @@ def test_processes_fill_a_folder_together(toy, tmp_path: Path) -> None:  # type:
 
 
 def start(store: Path) -> Command:
-    return command("harness.cli", *COMMAND, "--store", str(store))
+    return Command("harness.cli", *COMMAND, "--store", str(store))
 
 
 def finish(process: "Command | subprocess.Popen[str]") -> Path:
@@ -164,7 +164,7 @@ def test_killed_and_started_again_it_repeats_one_shard_at_most(
         while len(list(folder.glob(".*.unfinished/shard-*"))) < least:
             assert process.poll() is None, process.communicate()
             time.sleep(0.005)
-        os.kill(process.pid, signal.SIGKILL)
+        os.kill(*process.pids, signal.SIGKILL)
         process.communicate()
     kept = {file.name: file.stat().st_ino for file in folder.glob(".*.unfinished/shard-*")}
     assert 5 <= len(kept) < len(undisturbed)

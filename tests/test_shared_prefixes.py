@@ -30,6 +30,7 @@ from transformers import (
 
 from fixtures.cases import TOY
 from harness.extraction import extract
+from harness.extraction.arithmetic import distinct_tokens
 from harness.extraction.prefix_tree import Node, build_tree, walk
 from harness.extraction.runs_at_once import Lengths
 from harness.extraction.shared_attention import PackedBatch, _window_bias, attention_and_lse
@@ -44,6 +45,14 @@ PROMPTS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_siz
 
 def nodes_of(roots: list[Node]) -> list[Node]:
     return [node for root in roots for node in [root, *nodes_of(root.children)]]
+
+
+def test_prompts_may_be_nested_deeper_than_python_calls() -> None:
+    deep = sys.getrecursionlimit() + 100
+    prompts = [[7] * length for length in range(1, deep + 1)]
+    assert distinct_tokens(prompts) == deep
+    *_, (deepest,) = walk(build_tree(prompts, 1), 1, 1)
+    assert deepest.end == len(deepest.path) == deep
 
 
 @given(PROMPTS, st.sampled_from([1, 3, 10, sys.maxsize]))

@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -21,7 +20,6 @@ from fixtures.cases import TOY
 from harness.cli import commands
 from tests import written
 
-ROOT = Path(__file__).parents[1]
 EXPERIMENT = [
     "--model", str(TOY / "model"), "--mmlu", str(TOY / "questions"), "--per-subject", "4",
     "--precision", "float32",
@@ -188,8 +186,8 @@ def wait_for_more_shards(folder: Path, kept: dict[str, int]) -> None:
 def measured_directly(folder: Path, *options: str) -> dict[str, Any]:
     out = folder / "direct.json"
     places = ["--out", str(out), "--store", str(folder / "other-store")]
-    command = [sys.executable, "-m", "harness.cli", "measure", *EXPERIMENT, *places, *options]
-    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+    measure = ["measure", *EXPERIMENT, *places, *options]
+    assert CliRunner().invoke(commands, measure, catch_exceptions=False).exit_code == 0
     return written.landscape(out)
 
 

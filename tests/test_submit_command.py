@@ -14,7 +14,7 @@ from harness.cli import commands
 from harness.jobs import plan
 from harness.slurm import arrays, parse_minutes, parse_others
 from tests import written
-from tests.running import command
+from tests.running import Command
 from tests.trying import refused
 
 QUESTIONS = ["--mmlu", str(TOY / "questions"), "--per-subject", "4", "--precision", "float32"]
@@ -202,7 +202,7 @@ def test_on_this_machine_jobs_run_in_order_and_measure_what_the_command_measures
     logs = "".join(file.read_text() for file in (out / "logs").glob("*_log.out"))
     assert "torch.distributed.run" in logs
     places = ["--store", str(tmp_path / "other"), "--out", str(tmp_path / "direct.json")]
-    assert command("harness.cli", "measure", *EXPERIMENT, *places).wait(120) == 0
+    assert Command("harness.cli", "measure", *EXPERIMENT, *places).wait(120) == 0
     found = written.landscape(out / "landscape-model-0-shot.json")
     assert found == written.landscape(tmp_path / "direct.json")
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,11 @@ from fixtures.dry_run import in_words, table
 from harness.controls import null_controls
 from harness.models import load_model
 from harness.pipeline import Experiment
-from harness.protocol import ExtractionSettings, Subset
+from harness.protocol import ExtractionSettings, GeometrySettings, Subset
 from harness.store import Store
 from harness.tokenizer import load_tokenizer
 from harness.workload import Part, workload
-from tests.running import MODEL, QUESTIONS, command
+from tests.running import MODEL, QUESTIONS, Command
 
 CPU = torch.device("cpu")
 CONTROLS = {
@@ -49,7 +50,11 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Part], li
     store = tmp_path_factory.mktemp("store")
     before = case(store).to_compute()
     assert not list(store.iterdir())
-    case(store).landscapes()
+    # What is extracted is the question here, and not what is measured of it.
+    quick = GeometrySettings(neighbors=20, id_k=4, density_k=6, draws=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fixtures.cases.Experiment", partial(Experiment, geometry=quick))
+        case(store).landscapes()
     return store, before, case(store).to_compute()
 
 
@@ -144,7 +149,7 @@ def test_the_claims_tell_it_and_compute_nothing(tmp_path: Path) -> None:
     asked += ["--store", str(tmp_path / "store"), "--out", str(tmp_path / "out")]
 
     def told(*options: str, given: list[str] = asked) -> tuple[int, str]:
-        done = command(*given, *options)
+        done = Command(*given, *options)
         printed, errors = done.communicate(timeout=300)
         assert not list(tmp_path.iterdir()) and "Traceback" not in printed + errors
         return done.returncode, printed + errors

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel
 
-from harness.extraction.prefix_tree import Node, build_tree
+from harness.extraction.prefix_tree import build_tree
 
 
 def distinct_tokens(prompts: Sequence[Sequence[int]]) -> int:
     """Return how many tokens the prompts have when every beginning that some share counts once."""
-
-    def count(nodes: Sequence[Node]) -> int:
-        return sum(len(node.tokens) + count(node.children) for node in nodes)
-
-    return count(build_tree(prompts, least_saving=1))
+    nodes, count = build_tree(prompts, least_saving=1), 0
+    while nodes:
+        node = nodes.pop()
+        count += len(node.tokens)
+        nodes += node.children
+    return count
 
 
 def operations_a_token(model: PreTrainedModel) -> int:

@@ -27,7 +27,7 @@ def site_modules(model: PreTrainedModel, site: Site, interval: int = 1) -> dict[
     Layer n is at block n, and the last layer, numbered like the number of blocks, is the final
     norm. `norm1` begins with layer 1: the paper leaves l_0 out, where the last token of every
     prompt is the same. `logits` has none: lm_head is no part of the decoder. Every `interval`-th
-    layer is kept.
+    layer is kept, and always the last one.
 
     Raises ModelError for a model whose blocks have other names, or no norm at the site.
     Source: the paper, section 3; its repository's `extraction/`.

@@ -27,7 +27,8 @@ def mean_embeddings_into(
     In float32: most of a prompt is the same in all prompts of a subject, and bfloat16 would round
     the rest away. There is no next token, so the letter logits are NaN.
 
-    Raises ModelError for a prompt that the model has no positions for.
+    Raises ModelError for a prompt that the model has no positions for, OSError or SafetensorError
+    where the disk refuses the shard.
     Source: this project's; the paper has no null controls.
     """
     table = model.get_input_embeddings()

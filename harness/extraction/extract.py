@@ -68,7 +68,9 @@ def extract(
     budgets: Budgets = Budgets(),  # noqa: B008  (frozen)
     share: bool = True,
 ) -> Representations:
-    """Return the representations of `prompts` at the site of `settings`.
+    """Return the representations of `prompts` at the site of `settings`, in memory.
+
+    For few prompts, and to compare with; an experiment takes `extract_into`.
 
     share: compute what prompts share once.
 
@@ -98,7 +100,8 @@ def extract_into(
     processes: those that fill the folder together, each with its part of the shards.
     log_every: prompts between two lines in the log; None logs nothing.
 
-    Raises ModelError as `extract` does.
+    Raises ModelError as `extract` does, OSError or SafetensorError where the disk refuses a shard.
+    Source: as `extract`.
     """
     with _prepared(model, tokenizer, prompts, settings, budgets, True) as (work, plan):
         files = {shard_file(folder, rows): rows for rows in plan}

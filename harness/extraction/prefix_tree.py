@@ -35,15 +35,19 @@ class Node:
     @property
     def path(self) -> list[Node]:
         """The nodes from the root to this one."""
-        above = self.parent.path if self.parent else []
-        return [*above, self]
+        found: list[Node] = []
+        node: Node | None = self
+        while node:
+            found.append(node)
+            node = node.parent
+        return found[::-1]
 
 
 def build_tree(prompts: Sequence[Sequence[int]], least_saving: int = LEAST_SAVING) -> list[Node]:
     """Return the roots of the tree of `prompts`, cut where that saves `least_saving` tokens.
 
-    Prompts are tokenized whole before they come here, so no token crosses a cut. With more than
-    that many tokens in `least_saving`, every distinct prompt is a root of its own.
+    Prompts are tokenized whole before they come here, so no token crosses a cut. Where no cut
+    saves as much, every distinct prompt is a root of its own.
 
     Source: shared prefixes computed once, as in Hydragen (Juravsky et al. 2024, arXiv 2402.05099).
     """

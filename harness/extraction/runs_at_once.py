@@ -16,7 +16,10 @@ WIDEST_HEAD = 256  # that flash attention computes
 
 
 class Lengths:
-    """The lengths of runs that lie one behind the other, and where each begins."""
+    """The lengths, in tokens, of R runs that lie one behind the other.
+
+    longest: of all; starts: (R + 1,) int32, where each begins, and the last ends.
+    """
 
     def __init__(self, lengths: Sequence[int]) -> None:
         self.longest = max(lengths)
@@ -26,6 +29,8 @@ class Lengths:
 
 def takes_runs_at_once(q: Tensor, k: Tensor, v: Tensor) -> bool:
     """Return whether `attention_of_runs` can compute these.
+
+    q: (heads, N, width); k, v: (key-value heads, M, width).
 
     It wants a GPU of Nvidia's, 16 bits, torch 2.10, keys and values of one shape, and heads of a
     width that is a multiple of 8 and not too wide.

@@ -41,7 +41,10 @@ class Representations:
     letter_logits: Tensor
 
     def save(self, file: Path) -> None:
-        """Write `file` so that it is there whole or not at all. Raises OSError if it cannot."""
+        """Write `file` so that it is there whole or not at all.
+
+        Raises OSError or SafetensorError where the disk refuses it.
+        """
         tensors = {_layer_name(layer): states for layer, states in self.layers.items()}
         tensors |= {"rows": self.rows, "letter_logits": self.letter_logits}
         write_with(file, partial(save_file, tensors, metadata={DIGEST: _digest(tensors)}))

@@ -33,5 +33,5 @@ def checkpoint_steps(steps: int, count: int) -> list[int]:
 
 
 def even_steps(steps: int, count: int) -> list[int]:
-    """Return `count` evenly spaced steps, the last of which is `steps`; none where it is 0."""
+    """Return at most `count` evenly spaced steps, the last of which is `steps`; none for 0."""
     return sorted({max(1, round(steps * part / count)) for part in range(1, count + 1)})

@@ -101,7 +101,8 @@ def fine_tune(
 
     A step, and the validation, must have as many examples as there are processes.
 
-    Raises ModelError as `with_lora` does, OSError where `folder` cannot be written.
+    Raises ModelError as `with_lora` does, and OSError, SafetensorError or SettingsError where
+    `folder` cannot be written.
     Source: the paper, appendix; `finetune.py` of its repository.
     """
     training = _Training(folder, model, examples, settings, options, validation, description)

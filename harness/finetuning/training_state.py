@@ -107,7 +107,10 @@ def put_back(
     parameters: Parameters,
     optimizer_state: MutableMapping[Tensor, dict[str, Any]],
 ) -> None:
-    """Give `parameters` and the optimizer what `tensors_of` returned, spread out as they are."""
+    """Give `parameters` and the optimizer what `tensors_of` returned, spread out as they are.
+
+    Raises KeyError for a parameter that it lacks.
+    """
     by_name: dict[str, dict[str, Tensor]] = {}
     for label, tensor in tensors.items():
         key, _, name = label.partition(".")

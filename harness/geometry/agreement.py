@@ -43,6 +43,7 @@ def adjusted_rand_index(
 ) -> float:
     """Return the ARI of (N,) cluster numbers with N labels: 1 for the same groups, 0 by chance.
 
+    Raises ValueError for other than one label a point.
     Source: Hubert and Arabie 1985, in whole numbers as scikit-learn's `adjusted_rand_score`, which
     spends most of its time on checks.
     """
@@ -53,6 +54,8 @@ def pure_share(assignment: NDArray[np.int64], labels: Sequence[str], above: floa
     """Return the share of clusters more than `above` of whose points have one label, 0 to 1.
 
     assignment: (N,) cluster numbers; labels: N.
+
+    Raises ValueError for other than one label a point.
     Source: the paper, section 4.2, which calls such clusters pure.
     """
     table = _contingency(assignment, labels)
@@ -65,6 +68,8 @@ def majority_share(
     """Return the share of all points that lie in a large cluster and have its main label, 0 to 1.
 
     assignment: (N,) cluster numbers; labels: N. clusters: so many of the largest count as large.
+
+    Raises ValueError for other than one label a point.
     Source: the paper, section 4.3: after fine-tuning 4 or 5 clusters hold most points, and most of
     a cluster's points have one letter.
     """
@@ -78,8 +83,13 @@ def agreement(
 ) -> Agreement:
     """Return the ARI, AMI and homogeneity of (N,) cluster numbers with N labels, with their nulls.
 
-    Source: scikit-learn. What takes the AMI its time, the mutual information expected by chance,
-    depends on the sizes of the groups alone, so all permutations have it in common.
+    permutations: so many times the labels are dealt out anew, with `seed`; each null is (R,).
+
+    Raises ValueError for other than one label a point.
+    Source: scikit-learn's `adjusted_rand_score`, `adjusted_mutual_info_score` (with the arithmetic
+    mean; Vinh et al. 2010) and `homogeneity_score` (Rosenberg and Hirschberg 2007). What takes the
+    AMI its time, the mutual information expected by chance, depends on the sizes of the groups
+    alone, so all permutations have it in common.
     """
     numbers = np.unique(np.asarray(labels), return_inverse=True)[1]
     table = _contingency(assignment, numbers)
@@ -140,5 +150,8 @@ def _rand_and_information(table: NDArray[np.int64]) -> tuple[float, float]:
 
 
 def permutation_p_value(value: float, null: NDArray[np.float64]) -> float:
-    """Return the share of (R,) null values, `value` included, that are at least `value`."""
+    """Return the share of (R,) null values, `value` included, that are at least `value`.
+
+    Source: Phipson and Smyth 2010.
+    """
     return float((1 + (null >= value).sum()) / (1 + len(null)))

@@ -11,7 +11,7 @@ from scipy.special import gammaln
 from harness.errors import GeometryError
 from harness.geometry.neighbors import Neighbors
 
-SMALLEST_EXPONENT = -700.0  # of the smallest number that float64 tells from 0
+SMALLEST_EXPONENT = -700.0  # a little above float64's smallest normal number, e^-708
 LARGEST_EXPONENT = 300.0  # DADApy clips the logarithm of a shell's volume there
 
 
@@ -19,7 +19,8 @@ LARGEST_EXPONENT = 300.0  # DADApy clips the logarithm of a shell's volume there
 class Density:
     """The density at N points.
 
-    log: (N,) natural logarithm; error: (N,) its standard error; k: (N,) neighbours it is from.
+    log: (N,) natural logarithm, up to a constant; error: (N,) its standard error; k: (N,)
+        neighbours it is from.
     """
 
     log: NDArray[np.float64]
@@ -30,7 +31,11 @@ class Density:
 def knn_density(neighbors: Neighbors, dimension: float, k: int) -> Density:
     """Return the density from the distance to the k-th neighbour, in `dimension` dimensions.
 
-    Raises GeometryError if there are fewer than k neighbours.
+    It is k over the volume of the ball that reaches the k-th neighbour, over N; its logarithm has
+    the standard error 1 / sqrt(k).
+
+    Raises GeometryError if there are fewer than k neighbours, or for so many dimensions (above some
+    430) that float64 does not tell the unit ball's volume from 0.
     Source: DADApy's `compute_density_kNN`.
     """
     if neighbors.count < k:
@@ -38,6 +43,7 @@ def knn_density(neighbors: Neighbors, dimension: float, k: int) -> Density:
             f"a density over k={k} neighbours needs {k + 1} distinct points, there are "
             f"{neighbors.count + 1}; analyse more questions"
         )
+    _log_unit_ball(dimension)
     data = neighbors.as_data()
     data.set_id(dimension)
     data.compute_density_kNN(k=k)
@@ -47,20 +53,21 @@ def knn_density(neighbors: Neighbors, dimension: float, k: int) -> Density:
 def pak_density(neighbors: Neighbors, dimension: float) -> Density:
     """Return the point-adaptive density (PAk): as many neighbours as look uniformly dense.
 
-    Raises GeometryError if there are fewer than 4 neighbours, or if a volume cannot be told in
-    float64: there DADApy clips it, and its iteration need not end.
+    Raises GeometryError if there are fewer than 4 neighbours, for too many dimensions, as
+    `knn_density` does, or if a volume cannot be told in float64: there DADApy clips it, and its
+    iteration need not end.
     Source: DADApy's `compute_kstar` and `compute_density_PAk`; Rodriguez et al. 2018.
     """
     if neighbors.count < 4:
         raise GeometryError(
             f"PAk needs 5 distinct points, there are {neighbors.count + 1}; analyse more questions"
         )
+    log_unit_ball = _log_unit_ball(dimension)
     data = neighbors.as_data()
     data.set_id(dimension)
     data.compute_kstar()
     largest = np.take_along_axis(neighbors.distances, data.kstar[:, None], axis=1).max()
     smallest = neighbors.distances[:, 1].min()
-    log_unit_ball = dimension / 2 * np.log(np.pi) - gammaln(dimension / 2 + 1)
     too_large = max(0.0, log_unit_ball) + dimension * np.log(largest) > LARGEST_EXPONENT
     if too_large or log_unit_ball + dimension * np.log(smallest) < SMALLEST_EXPONENT:
         raise GeometryError(
@@ -70,3 +77,14 @@ def pak_density(neighbors: Neighbors, dimension: float) -> Density:
         )
     data.compute_density_PAk()
     return Density(data.log_den, data.log_den_err, data.kstar)
+
+
+def _log_unit_ball(dimension: float) -> float:
+    """Return the log of the unit ball's volume, which DADApy needs as a plain number."""
+    found = float(dimension / 2 * np.log(np.pi) - gammaln(dimension / 2 + 1))
+    if found < SMALLEST_EXPONENT:
+        raise GeometryError(
+            f"an intrinsic dimension of {dimension:.0f} is too large for a density in float64; "
+            "take representations of fewer dimensions"
+        )
+    return found

@@ -21,7 +21,7 @@ class Dendrogram:
 
     linkage: (P - 1, 4), scipy's: the two joined nodes, the height, the number of peaks below.
         Heights are log density: the highest peak's less the (averaged) saddle's.
-    labels: of every peak, the label that most of its points have.
+    labels: P, of every peak the label that most of its points have.
     shares: (P,) the share of its points that have it, 0 to 1.
     """
 
@@ -67,6 +67,7 @@ def category_agreement(
         less that of pairs of one, over the mean of all: 0 is no agreement. Pairs with the same
         label are left out, and the null deals the labels' categories out anew among the labels,
         so peaks of one label, which join low whatever the categories are, prove nothing.
+    permutations: so many times they are dealt out, with `seed`; the null is (R,).
 
     Raises GeometryError for a label without a category, or if no two labels share one.
     Source: this project's; the paper shows the dendrogram and measures nothing on it.
@@ -86,10 +87,11 @@ def category_agreement(
             "which cannot be compared; take coarser or finer categories"
         )
 
+    middle = heights.mean()
+
     def contrast(groups: NDArray[np.int64]) -> float:
         same = groups[one] == groups[other]
-        between = heights[~same].mean() - heights[same].mean()
-        return float(between / heights.mean())
+        return float((heights[~same].mean() - heights[same].mean()) / middle)
 
     rng = np.random.default_rng(seed)
     null = [contrast(rng.permutation(groups)) for _ in range(permutations)]

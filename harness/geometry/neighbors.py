@@ -17,7 +17,7 @@ from harness.errors import GeometryError
 
 Points = NDArray[np.floating[Any]] | Tensor
 
-WORKING_MEMORY = 2**29
+WORKING_MEMORY = 2**29  # bytes
 TOLERANCE = 1e-9  # of a distance, relative
 LARGEST_STRIP = 2048  # rows; a matrix product gains nothing from more
 COPIED_AT_ONCE = 2**26  # bytes of rows
@@ -27,8 +27,8 @@ COPIED_AT_ONCE = 2**26  # bytes of rows
 class Neighbors:
     """The nearest neighbours of N points, each point itself first.
 
-    distances: (N, k + 1) float64, ascending; indices: (N, k + 1) int64. Of points at exactly the
-        same distance the one with the lower number comes first.
+    distances: (N, k + 1) float64, Euclidean, ascending; indices: (N, k + 1) int64. Of points at
+        exactly the same distance the one with the lower number comes first.
     """
 
     distances: NDArray[np.float64]
@@ -131,11 +131,16 @@ class _SquaredDistances:
         self.shifted -= self.shifted[torch.cat(away).argmin()].clone()
         self.squares = torch.cat([torch.linalg.vecdot(p, p) for p in _parts(self.shifted)])
         if not self.squares.isfinite().all():
-            raise GeometryError("the representations hold NaN or infinite values; try float32")
+            raise GeometryError(
+                "the representations hold NaN, infinite or huge values (whose squares float64 "
+                "cannot hold); try float32, or scale them down"
+            )
         # |x|^2 + |y|^2 - 2xy is off by at most 2 D u (|x|^2 + |y|^2), u = 2^-53, however it is
         # summed (Higham 2002, section 3.1). What is smaller than this share of |x|^2 + |y|^2 may
         # be off by more than the tolerance, and is computed from the differences instead.
-        self.close = 2 * cloud.shape[1] * 2.0**-53 / (2 * TOLERANCE)
+        self.error = 2 * cloud.shape[1] * 2.0**-53
+        self.close = self.error / (2 * TOLERANCE)
+        self.pairs = COPIED_AT_ONCE // (8 * cloud.shape[1])
 
     def between(self, rows: slice, columns: slice) -> Tensor:
         """Return (rows, columns) squared distances; -1 between a point and itself."""
@@ -144,7 +149,7 @@ class _SquaredDistances:
         if rows == columns:
             squared.fill_diagonal_(math.inf)
         near = (squared <= sums.mul_(self.close)).nonzero()
-        for pairs in _parts(near, COPIED_AT_ONCE // (8 * self.cloud.shape[1])):
+        for pairs in _parts(near, self.pairs):
             row, column = pairs.unbind(dim=1)
             squared[row, column] = self.exact(row + rows.start, column + columns.start)
         if rows == columns:
@@ -163,14 +168,13 @@ class _SquaredDistances:
         for rows in _slices(0, len(nearest), LARGEST_STRIP):
             part = nearest[rows]
             # Less apart than what both may be off by, see above: either may be the larger.
-            error = 2 * self.cloud.shape[1] * 2.0**-53
-            off = error * (self.squares[rows, None] + self.squares[indices[rows]])
+            off = self.error * (self.squares[rows, None] + self.squares[indices[rows]])
             close = part.diff(dim=1) <= off[:, 1:] + off[:, :-1]
             close[:, 0] = False  # the point itself stays first
             doubtful = torch.zeros_like(part, dtype=torch.bool)
             doubtful[:, 1:] |= close
             doubtful[:, :-1] |= close
-            for pairs in _parts(doubtful.nonzero(), COPIED_AT_ONCE // (8 * self.cloud.shape[1])):
+            for pairs in _parts(doubtful.nonzero(), self.pairs):
                 row, place = pairs.unbind(dim=1)
                 numbers = indices[rows][row, place]
                 nearest[row + rows.start, place] = self.exact(row + rows.start, numbers)

@@ -38,9 +38,10 @@ class Overlap:
 def label_overlap(
     neighbors: Neighbors, labels: Sequence[str], class_fraction: float = 0.3
 ) -> Overlap:
-    """Return the share of each point's nearest neighbours that have its label.
+    """Return the share, 0 to 1, of each of N points' nearest neighbours that have its label.
 
-    class_fraction: the neighbours of a point are so many of its label's points, at least one.
+    labels: N. class_fraction: a point's nearest neighbours are as many as this share of its label's
+        points, rounded down, and at least one.
 
     Raises GeometryError if there are fewer neighbours.
     Source: DADApy's `return_label_overlap`; the paper's repository takes 0.3.

@@ -1,4 +1,4 @@
-"""Shots that are not the question's own subject's, for null controls."""
+"""Which shots a question gets: its subject's, or others for a null control."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ LETTERS = ("A", "B", "C", "D")
 class Question:
     """One multiple-choice question.
 
+    choices: four texts; answer: the number of the right one, 0 to 3; subject: MMLU's name of it.
     `row` is its row number in the split that it comes from: the seed of its shot order depends
     on it, so that a smaller subset asks the same prompts.
     """

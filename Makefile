@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+# pip would compile the modules on one core, and those of the packages' own tests too.
+PIP := $(BIN)/pip install -q --no-compile
 TORCH := 2.13.0
 # Where pip finds torch's CPU build if its own index has none.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -23,9 +25,10 @@ test: $(INSTALLED)
 tests: $(INSTALLED)
 	$(BIN)/pytest tests -rs --durations 12 -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-# What they say comes whole, not in between.
+# What they say comes whole, not in between; after Ctrl-C too.
 judged: $(INSTALLED)
-	@log=$$(mktemp); $(BIN)/pytest claims -rs >$$log 2>&1; status=$$?; cat $$log; rm $$log; exit $$status
+	@trap : INT; said=$$($(BIN)/pytest claims -rs -o cache_dir=.pytest_cache/claims 2>&1); status=$$?; \
+	  printf '%s\n' "$$said"; exit $$status
 
 lint: $(INSTALLED) types
 	$(BIN)/ruff check .
@@ -38,12 +41,13 @@ types: $(INSTALLED)
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv .venv
 	if [ "$$(uname)" = Darwin ] || nvidia-smi >/dev/null 2>&1; then \
-	  $(BIN)/pip install -q torch==$(TORCH); \
+	  $(PIP) torch==$(TORCH); \
 	else \
-	  $(BIN)/pip install -q torch==$(TORCH)+cpu || \
-	  $(BIN)/pip install -q torch==$(TORCH)+cpu --extra-index-url $(TORCH_CPU_INDEX); \
+	  $(PIP) torch==$(TORCH)+cpu || \
+	  $(PIP) torch==$(TORCH)+cpu --extra-index-url $(TORCH_CPU_INDEX); \
 	fi
-	$(BIN)/pip install -q -e '.[dev]'
+	$(PIP) -e '.[dev]'
+	$(BIN)/python -m compileall -qq -j 0 -x /tests/ .venv/lib || true
 	touch $@
 
 clean:

@@ -22,8 +22,8 @@ def check_landscape(
     count, needed = len(experiment.questions.questions), experiment.geometry.least_points()
     if count < needed:
         raise GeometryError(
-            f"{experiment.dataset}: {count} questions, but Gride at k={experiment.geometry.id_k} "
-            f"needs {needed}; raise --per-subject"
+            f"{experiment.dataset}: {count} questions, but the geometry needs {needed}; raise "
+            "--per-subject"
         )
 
 

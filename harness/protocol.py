@@ -206,6 +206,8 @@ class GeometrySettings:
     def __post_init__(self) -> None:
         if self.draws < 0:
             raise SettingsError(f"draws is {self.draws}; give 0 or more")
+        if not 0 <= self.z < math.inf:
+            raise SettingsError(f"z is {self.z}; give 0 or more")
         for name in ("neighbors", "density_k", "overlap_k"):
             value = getattr(self, name)
             if value is not None and value < 1:

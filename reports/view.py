@@ -115,8 +115,8 @@ class Report:
     def tally(self, model: str, *, papers: bool = True) -> dict[str, int | None]:
         """Return how many claims came out how for one model, and how many were not judged.
 
-        `told` are those reproduced that a control can tell of, and `specific` is how many of these
-        are specific to learning; both are None where no control was measured.
+        `told` are those reproduced of which the controls say whether they are specific to learning,
+        and `specific` those of them that are; both are None where no control was measured.
 
         papers: of the paper's own claims; or of all others.
         """
@@ -128,15 +128,15 @@ class Report:
         words = [one["verdict"] for one in judged]
         controlled = any(one["controls"] for one in judged)
         told = [
-            one["specificity"]
+            one["specificity"] != "not specific to learning"
             for one in judged
-            if one["verdict"] == "reproduced" and one["specificity"]
+            if one["verdict"] == "reproduced" and one["specificity"] not in (None, "inconclusive")
         ]
         return {
             **{word: words.count(word) for word in MARKS},
             "stated": sum(as_stated(one) for one in judged),
             "told": len(told) if controlled else None,
-            "specific": told.count("specific to learning") if controlled else None,
+            "specific": sum(told) if controlled else None,
             "not judged": sum(
                 one["model"] == model and (one["source"] == PAPER) == papers
                 for one in self.skipped.values()
@@ -149,7 +149,7 @@ class Report:
         specific = (
             ""
             if count["told"] is None
-            else f" (controls tell of {count['told']} of them: {count['specific']} specific to "
+            else f" (controls decide on {count['told']} of them: {count['specific']} specific to "
             "learning)"
         )
         stated = f" ({count['stated']} as stated beside the claim)" if count["stated"] else ""

@@ -1,6 +1,7 @@
 """Leave out the long mode, unless it is asked for; one thread a process, but for benchmarks."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -27,5 +28,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _turn(item: pytest.Item) -> int:
-    name = item.path.stem.removeprefix("test_")
+    name = item.path.relative_to(Path(__file__).parent).as_posix()
+    name = name.removeprefix("test_").removesuffix(".py")
     return LONGEST.index(name) if name in LONGEST else len(LONGEST)

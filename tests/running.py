@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -29,7 +30,7 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     ["anyio.pytest_plugin", "fixtures.judging", "fixtures.plugin", "harness.extraction",
      "harness.finetuning", "harness.layer_curves", "harness.questions.mmlu", "harness.tokenizer",
-     "peft", "platformdirs", "pytest", "pytest_benchmark.plugin", "reports.render",
+     "hypothesis", "peft", "platformdirs", "pytest", "pytest_benchmark.plugin", "reports.render",
      "tests.running", "transformers.models.llama.modeling_llama", "xdist.plugin"]
 )  # fmt: skip
 # With them comes anyio, a plugin of pytest's, which would like to be the first to import it.
@@ -64,35 +65,28 @@ class Command:
         self._process.start()
 
     @property
-    def pids(self) -> list[int]:
-        assert self._process.pid
-        return [self._process.pid]
-
-    @property
     def returncode(self) -> int | None:
         return self._process.exitcode
-
-    @property
-    def said(self) -> str:
-        """What is on its standard error by now."""
-        return self._streams[1].read_text()
 
     def poll(self) -> int | None:
         return self.returncode
 
-    def wait(self, timeout: float) -> int:
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+    def wait(self, timeout: float = 300) -> int:
         self._process.join(timeout)
         if self.returncode is None:
-            self._process.kill()
-            self._process.join()
-            raise subprocess.TimeoutExpired(self._given, timeout, *self._printed())
+            self.kill()
+            raise subprocess.TimeoutExpired(self._given, timeout, *self.printed())
         return self.returncode
 
     def communicate(self, timeout: float = 300) -> tuple[str, str]:
         self.wait(timeout)
-        return self._printed()
+        return self.printed()
 
-    def _printed(self) -> tuple[str, str]:
+    def printed(self) -> tuple[str, str]:
         out, errors = (stream.read_text() for stream in self._streams)
         return out, errors
 
@@ -100,7 +94,8 @@ class Command:
 class Together:
     """Two such copies that work together, told of each other as by torchrun.
 
-    What torchrun itself does is not seen here: that it ends the others when one ends.
+    What torchrun itself does is not seen here, nor what differs between two interpreters, such as
+    the order of sets: both are copies of one.
     """
 
     def __init__(self, *given: str) -> None:
@@ -115,22 +110,31 @@ class Together:
         ]
 
     @property
-    def pids(self) -> list[int]:
-        return [pid for one in self._both for pid in one.pids]
-
-    @property
     def returncode(self) -> int | None:
+        """That of one which failed, else 0 when both have ended, else None."""
         codes = [one.returncode for one in self._both]
-        return None if None in codes else max(codes, key=bool)
+        return next(filter(None, codes), None if None in codes else 0)
 
     def poll(self) -> int | None:
-        codes = [one.returncode for one in self._both]
-        return next(filter(None, codes), self.returncode)
+        return self.returncode
+
+    def kill(self) -> None:
+        for one in self._both:
+            one.kill()
 
     def communicate(self, timeout: float = 300) -> tuple[str, str]:
-        """Return what the first one printed, and what both said of errors."""
-        printed = [one.communicate(timeout) for one in self._both]
-        return printed[0][0], "".join(errors for _, errors in printed)
+        """Return what both printed; when one fails the other would wait for it, and is killed."""
+        end = time.monotonic() + timeout
+        while self.returncode is None and time.monotonic() < end:
+            time.sleep(0.05)
+        ended = self.returncode
+        self.kill()
+        out, errors = (
+            "".join(parts) for parts in zip(*(one.printed() for one in self._both), strict=True)
+        )
+        if ended is None:
+            raise subprocess.TimeoutExpired("two processes", timeout, out, errors)
+        return out, errors
 
 
 def _run(

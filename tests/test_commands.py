@@ -41,7 +41,7 @@ def test_what_computes_nothing_does_not_wait_for_torch() -> None:
         (["--model", "./nowhere"], "./nowhere: no such model folder"),
         (["--model", MODEL, "--mmlu", "./nowhere"], "./nowhere: no such dataset folder"),
         (["--model", MODEL, "--mmlu", QUESTIONS, "--shots", "9"], "9 shots asked for"),
-        (["--model", MODEL, "--mmlu", QUESTIONS, "--per-subject", "2"], "Gride at k=16 needs 42"),
+        (["--model", MODEL, "--mmlu", QUESTIONS, "--per-subject", "2"], "the geometry needs 42"),
         (["--site", "norm3"], "unknown site 'norm3'; choose one of norm1"),
         (["--claim", "no-such"], "unknown claim 'no-such'; choose from answers-clusters"),
         (["--shots", "0,x"], "--shots is '0,x'"),

@@ -1,9 +1,7 @@
 """`landscape finetune`: its options, killed runs, and several processes."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -109,6 +107,10 @@ def shared(*given: str) -> Process:
 
 
 def spread(*given: str) -> Process:
+    return launched(*TORCHRUN, "tests.spread_on_cpus", *given)
+
+
+def spread_over_copies(*given: str) -> Process:
     return Together("tests.spread_on_cpus", *given)
 
 
@@ -137,7 +139,7 @@ OUTERMOST += ["--precision", default_precision()]  # two processes take minutes 
 
 @pytest.mark.parametrize(
     ("way", "options"),
-    [(alone, ["--precision", "float32", "--eval-steps", "0"]), (spread, OUTERMOST)],
+    [(alone, ["--precision", "float32", "--eval-steps", "0"]), (spread_over_copies, OUTERMOST)],
     ids=["one process", "spread over two"],
 )
 def test_killed_and_started_again_it_makes_the_same_adapters(
@@ -149,9 +151,7 @@ def test_killed_and_started_again_it_makes_the_same_adapters(
     while not list((tmp_path / "killed" / "adapters").glob(".*.unfinished/.state-00000[234]")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.005)
-    for number in process.pids:
-        os.kill(number, signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.kill()
     assert not list((tmp_path / "killed" / "adapters").glob("[!.]*/training.json"))
     resumed = finish(start(tmp_path / "killed", way, *dropping))
     assert len(trained(undisturbed)["loss"]) == 6
@@ -185,7 +185,7 @@ def test_two_processes_agree_with_one(
 
 def test_bfloat16_is_trained_spread_over_two(tmp_path: Path) -> None:
     once = ["--precision", "bfloat16", "--max-train-steps", "1", "--eval-steps", "0", "--no-test"]
-    made = finish(start(tmp_path, spread, *once))
+    made = finish(start(tmp_path, spread_over_copies, *once))
     assert len(trained(made)["loss"]) == 1 and np.isfinite(trained(made)["loss"]).all()
     learnt = [one for name, one in adapters(made)["final"].items() if "lora_B" in name]
     assert all(one.isfinite().all() for one in learnt) and any(one.any() for one in learnt)

@@ -17,7 +17,7 @@ def test_ctrl_c_while_the_report_is_made_is_status_130(tmp_path: Path) -> None:
     _, errors = done.communicate()
     assert done.returncode == 130 and "Traceback" not in errors, errors
     assert (out / "results.json").exists()
-    assert Command("harness.cli", "report", str(out)).wait(120) == 0
+    assert Command("harness.cli", "report", str(out)).wait(300) == 0
 
 
 def shards(store: Path) -> dict[tuple[str, str], int]:
@@ -50,7 +50,7 @@ def test_ctrl_c_is_status_130_and_the_next_run_goes_on(tmp_path: Path, given: li
         shown += stopped.stderr.read(1)
         assert stopped.poll() is None, stopped.communicate()
     stopped.send_signal(signal.SIGINT)
-    printed, errors = stopped.communicate(timeout=120)
+    printed, errors = stopped.communicate(timeout=300)
     assert stopped.returncode == 130, printed + errors
     assert "Traceback" not in errors and not out.exists()
     if given[0] != "pytest":

@@ -1,5 +1,6 @@
 """Prompts against texts written by hand; settings, their keys, and what they refuse."""
 
+import math
 from collections.abc import Callable
 from hashlib import sha256
 
@@ -117,10 +118,11 @@ def test_the_order_is_drawn_anew_for_every_question() -> None:
         (GeometrySettings, {"neighbors": 0}),
         (GeometrySettings, {"density_k": 0}),
         (GeometrySettings, {"overlap_k": 0}),
+        (GeometrySettings, {"z": math.nan}),
     ],
 )
 def test_a_setting_that_cannot_be_meant_is_refused(
-    setting: Callable[..., object], bad: dict[str, int]
+    setting: Callable[..., object], bad: dict[str, float]
 ) -> None:
     (name,) = bad
     with pytest.raises(SettingsError, match=f"{name.replace('_', '.')} is"):

@@ -106,7 +106,7 @@ def test_the_markdown_has_every_verdict_in_whole_tables(tmp_path: Path) -> None:
     # Another paper's finding comes after the paper's, though it was not judged.
     assert list(rows)[-1].startswith("five")
     (tally,) = [line for line in lines if "of the paper's findings" in line]
-    told = "controls tell of 1 of them: 1 specific to learning"
+    told = "controls decide on 1 of them: 1 specific to learning"
     assert tally.startswith(f"1 of the paper's findings reproduced ({told}), 2 not")
     assert "not the paper's 0 reproduced, 0 not, 0 inconclusive, 1 not judged" in tally
 

@@ -1,7 +1,5 @@
 """Shards: how the work is cut, and that a run that is killed or shared out makes the same bytes."""
 
-import os
-import signal
 import subprocess
 import time
 import weakref
@@ -164,7 +162,7 @@ def test_killed_and_started_again_it_repeats_one_shard_at_most(
         while len(list(folder.glob(".*.unfinished/shard-*"))) < least:
             assert process.poll() is None, process.communicate()
             time.sleep(0.005)
-        os.kill(*process.pids, signal.SIGKILL)
+        process.kill()
         process.communicate()
     kept = {file.name: file.stat().st_ino for file in folder.glob(".*.unfinished/shard-*")}
     assert 5 <= len(kept) < len(undisturbed)

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
@@ -135,7 +137,7 @@ def test_all_jobs_compute_in_one_precision_wherever_they_run(
         (["--shots", "0,x"], "--shots is '0,x'"),
         (["--shots", "9"], "9 shots asked for"),
         (["--site", "norm3"], "unknown site 'norm3'"),
-        (["--per-subject", "2"], "Gride at k=16 needs 42"),
+        (["--per-subject", "2"], "the geometry needs 42"),
         (["--time", "soon"], "--time is 'soon'; give minutes, such as 90, or 1:30:00"),
         (["--memory", "0"], "'--memory': 0.0 is not in the range"),
         (["--slurm", "account"], "--slurm is 'account'; give KEY=VALUE"),
@@ -202,7 +204,7 @@ def test_on_this_machine_jobs_run_in_order_and_measure_what_the_command_measures
     logs = "".join(file.read_text() for file in (out / "logs").glob("*_log.out"))
     assert "torch.distributed.run" in logs
     places = ["--store", str(tmp_path / "other"), "--out", str(tmp_path / "direct.json")]
-    assert Command("harness.cli", "measure", *EXPERIMENT, *places).wait(120) == 0
+    assert Command("harness.cli", "measure", *EXPERIMENT, *places).wait(300) == 0
     found = written.landscape(out / "landscape-model-0-shot.json")
     assert found == written.landscape(tmp_path / "direct.json")
 
@@ -227,13 +229,30 @@ def test_what_needs_a_job_that_failed_is_not_run(tmp_path: Path, cluster: str) -
     assert not (out / "landscape-damaged-0-shot.json").exists()
 
 
-def test_a_fine_tuned_model_is_measured(tmp_path: Path) -> None:
+class Copy(Command):
+    """Stands in for `subprocess.Popen`."""
+
+    def __init__(self, command: tuple[str, ...], **_: object) -> None:
+        super().__init__(*command[2:])  # python -m
+
+    def __enter__(self) -> "Copy":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def test_a_fine_tuned_model_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # That jobs start interpreters is seen above; here what they do.
+    failed = subprocess.CalledProcessError
+    copies = SimpleNamespace(Popen=Copy, CalledProcessError=failed)
+    monkeypatch.setattr("harness.slurm.subprocess", copies)
     out = tmp_path / "out"
     common = ["--train-from-test", "2", "--store", str(tmp_path / "store")]
     own = ["--epochs", "1", "--checkpointing-steps", "0", "--precision", "float32"]
     own += ["--validation", "dev"]
     done = submit(
-        *EXPERIMENT, *common, "--out", str(out), "--cluster", "local", "--gpus", "0",
+        *EXPERIMENT, *common, "--out", str(out), "--cluster", "debug", "--gpus", "0",
         "--fine-tune", "--", *own,
     )  # fmt: skip
     assert done.exit_code == 0, done.output

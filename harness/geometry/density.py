@@ -19,8 +19,7 @@ LARGEST_EXPONENT = 300.0  # DADApy clips the logarithm of a shell's volume there
 class Density:
     """The density at N points.
 
-    log: (N,) natural logarithm, up to a constant; error: (N,) its standard error; k: (N,)
-        neighbours it is from.
+    log: (N,) natural logarithm; error: (N,) its standard error; k: (N,) neighbours it is from.
     """
 
     log: NDArray[np.float64]
@@ -35,7 +34,7 @@ def knn_density(neighbors: Neighbors, dimension: float, k: int) -> Density:
     the standard error 1 / sqrt(k).
 
     Raises GeometryError if there are fewer than k neighbours, or for so many dimensions (above some
-    430) that float64 does not tell the unit ball's volume from 0.
+    450) that float64 does not tell the unit ball's volume from 0.
     Source: DADApy's `compute_density_kNN`.
     """
     if neighbors.count < k:
@@ -82,7 +81,7 @@ def pak_density(neighbors: Neighbors, dimension: float) -> Density:
 def _log_unit_ball(dimension: float) -> float:
     """Return the log of the unit ball's volume, which DADApy needs as a plain number."""
     found = float(dimension / 2 * np.log(np.pi) - gammaln(dimension / 2 + 1))
-    if found < SMALLEST_EXPONENT:
+    if not np.exp(found):
         raise GeometryError(
             f"an intrinsic dimension of {dimension:.0f} is too large for a density in float64; "
             "take representations of fewer dimensions"

@@ -73,7 +73,7 @@ def test_in_accurate_models_shots_group_by_answer_too(
         return (tuned - few) / (tuned - zero) if tuned - zero >= BY_ANSWER else math.nan
 
     # Near is where 0.3 of the way from the layers without shots to the fine-tuned ones is left (the
-    # paper's own numbers for Llama-3-70b give 0.27 or less), and not where half of it is.
+    # middles of what the paper gives for Llama-3-70b make 0.27), and not where half of it is.
     # In Llama-3-70b (78.5 %) the authors' own curves have 0.12 of that way left; in Llama-3-8b and
     # Mistral (65 and 62 %) 0.94 or more.
     accurate = low > HIGH_ACCURACY

@@ -172,7 +172,8 @@ class Landscape:
     subjects: number of subjects of the analysed questions.
     accuracy: share of right answers, 0 to 1, or None where it is not known.
     origin: settings, fingerprints and versions that made it.
-    draws: of DRAW_SHARE of the questions each, the same in every condition; or none.
+    draws: of DRAW_SHARE of the questions each, the same ones wherever the same questions are asked
+        (checkpoints are asked the training questions); or none.
     control, variation: the null control's, or the robustness grid's, name if measured under one.
     tree: of the layer of the first half that groups best by subject; None if that has one peak, or
         is not known.

@@ -170,6 +170,10 @@ def _draw(
             continue
         style = "--" if landscape.model.startswith(PUBLISHED) else "-"
         axis.plot(curve.depth, curve.values, style, color=color, linewidth=1.4)
+        padded = np.pad(known, 1)
+        alone = known & ~padded[:-2] & ~padded[2:]
+        if alone.any():  # no line goes through these
+            axis.plot(curve.depth[alone], curve.values[alone], ".", color=color)
         ends.append((float(curve.values[known][-1]), label, color))
     # The lines set the limits: a band of a value that is hardly known would flatten them all.
     axis.set_ylim(*(limits or (min(0.0, axis.get_ylim()[0]), axis.get_ylim()[1])))

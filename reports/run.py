@@ -126,14 +126,20 @@ def read_run(path: Path) -> Run:
     """
     file = path / RESULTS if os.path.isdir(path) else path
     table = check_table(read_file(file, WAY_OUT), SCHEMA, str(file), WAY_OUT, "record")
-    landscapes = []
+    landscapes: list[Landscape] = []
+    names: dict[tuple[str | None, ...], Landscape] = {}
     for number, one in enumerate(table["landscapes"]):
         name = f"{file}: landscapes[{number}]"
         if isinstance(one, str):
             # A folder has them in files of their own, there, whatever their names say.
             name = str(file.parent / Path(one).name)
             one = read_file(file.parent / Path(one).name, WAY_OUT)
-        landscapes.append(Landscape.from_table(one, name))
+        landscape = Landscape.from_table(one, name)
+        told = (landscape.model, landscape.condition, landscape.control, landscape.variation)
+        if names.setdefault(told, landscape) != landscape:
+            which = ", ".join(filter(None, told))
+            raise RecordError(f"{name}: has other curves of {which}; leave one of them out")
+        landscapes.append(landscape)
     return Run(
         table["environment"],
         table["claims"],

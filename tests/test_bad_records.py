@@ -199,6 +199,15 @@ def test_half_a_character_is_no_text(tmp_path: Path) -> None:
         read_run(file)
 
 
+def test_two_kinds_of_curves_of_one_name_are_refused(tmp_path: Path) -> None:
+    record = a_record()
+    record["landscapes"].append(record["landscapes"][1] | {"accuracy": 0.25})
+    file = tmp_path / "record.json"
+    file.write_text(json.dumps(record))
+    with pytest.raises(RecordError, match=r"landscapes\[3\]: has other curves of m, 5-shot"):
+        read_run(file)
+
+
 def test_a_draw_has_the_curves_of_the_whole() -> None:
     table = a_record()["landscapes"][0]
     table["curves"]["overlap_with_start"] = [0.5, 0.5]

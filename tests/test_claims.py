@@ -352,10 +352,30 @@ def test_what_was_not_fine_tuned_is_compared_without() -> None:
     assert "--fine-tune" in verdict("answers-fine-tuned", few)
 
 
+def test_the_fall_from_a_peak_is_looked_for_in_the_next_layer_where_layers_are_sparse() -> None:
+    depth = np.array([1, 6, 11, 16, 21, 26, 31, 32]) / 32
+    curve = Curve(depth, np.array([2.0, 6.0, 10.0, 14.0, 7.0, 6.0, 6.0, 2.0]))
+    assert hump(curve) == pytest.approx(0.5)  # from 14 to 7; it rises from a median of 4
+
+
+def test_what_a_claim_does_not_ask_for_may_lack_draws() -> None:
+    some = PAPER | {"2-shot": replace(PAPER["2-shot"], draws=())}
+    for asked, known in (("1-shot", True), ("2-shot", False)):
+
+        def statistic(of: ConditionSet, asked: str = asked) -> float:
+            (one,) = (one for one in of.all if one.condition == asked)
+            return one.curve("ari_subjects").maximum
+
+        found = Contrast.of(statistic, 0.1, None).finding("model", some)
+        assert (found.interval is not None) == known
+
+
 def test_the_last_checkpoint_is_that_of_the_most_steps_in_whatever_order_they_are_read() -> None:
     names = [f"{TUNED}@{step}" for step in (1, 160, 21, 8)]  # as a folder's files are sorted
     found = ConditionSet({name: replace(PAPER[CHECKPOINT], condition=name) for name in names})
-    assert found.last_checkpoint.condition == f"{TUNED}@160" and not found.all
+    assert found.last_checkpoint.condition == f"{TUNED}@160"
+    with pytest.raises(pytest.skip.Exception, match="not only checkpoints"):
+        _ = found.all
 
 
 @pytest.mark.parametrize("claim", CLAIMS)

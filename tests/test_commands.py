@@ -63,6 +63,9 @@ def test_what_computes_nothing_does_not_wait_for_torch() -> None:
         (["--record", "r.json", "--last-failed"], "--record writes all claims; leave out -k"),
         (["--record", "r.json", "--ignore=claims/test_answers.py"], "--record writes all claims"),
         (["-n", "2"], "each process of -n would report its part as all"),
+        (["-q", "-n", "2"], "each process of -n would report its part as all"),
+        (["--record", "r.json", "--stepwise"], "--record writes all claims; leave out -k"),
+        (["--controls", "--control", "embeddings", "--control-seeds", "3"], "--control-seeds"),
         (["--control-seeds", "3"], "--control-seeds needs --controls, or --control random-weights"),
         (["--model", "~nobody-here/x"], "no such model folder"),
         (
@@ -255,6 +258,36 @@ def test_a_claim_that_ends_in_an_error_leaves_no_report_and_no_record(tmp_path: 
     assert done.returncode == 1 and "KeyError" in done.stdout, done.stdout + done.stderr
     assert "no report and no record: unsound ended in an error" in done.stdout
     assert not (tmp_path / "out").exists() and not (tmp_path / "r.json").exists()
+
+
+def test_a_claim_without_its_finding_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "claims").mkdir()
+    text = BREAKING.replace('    """It holds."""\n', "")
+    (tmp_path / "claims" / "test_section.py").write_text(text)
+    plugin = ["-p", "fixtures.plugin", "-p", "fixtures.judging"]
+    curves = ["--published", str(ROOT / "reports" / "published-curves.json")]
+    done = run("pytest", *plugin, "claims", *curves, folder=tmp_path)
+    assert done.returncode == 2 and "test_sound" in done.stdout, done.stdout + done.stderr
+    assert "has no docstring; write the finding there" in done.stdout
+
+
+def test_a_run_that_ends_early_says_that_it_has_no_report(tmp_path: Path) -> None:
+    record = ["--recorded", str(ROOT / "reports" / "recorded" / "qwen2.5-coder-0.5b.json")]
+    out = ["--out", str(tmp_path / "out"), "--record", str(tmp_path / "record.json")]
+    done = run("tests.without_report", "claims", *record, *out, "-x")
+    assert done.returncode == 1, done.stdout
+    assert "no report and no record: stopping after 1 failures" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_report_that_cannot_be_written_leaves_the_verdicts_and_the_record(tmp_path: Path) -> None:
+    record = tmp_path / "record.json"
+    curves = ["--published", str(ROOT / "reports" / "published-curves.json")]
+    given = ["claims", *curves, "--out", str(tmp_path / "out"), "--record", str(record)]
+    done = run("tests.failing_report", "refused", *given)
+    assert done.returncode == 2 and "Traceback" not in done.stdout, done.stdout + done.stderr
+    assert "no report: the disk is full" in done.stdout
+    assert "answers-late" in done.stdout and record.exists()
 
 
 def test_a_record_is_judged_as_what_was_measured(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The report's figures: what is drawn where, and in which color."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -35,6 +36,14 @@ def test_a_label_is_where_its_line_ends() -> None:
         shown = axis.transAxes.transform(text.get_position())[1]
         end = axis.transData.transform((1, one.curves[OVERLAP][-1]))[1]
         assert shown == pytest.approx(end, abs=1)
+
+
+def test_a_layer_whose_neighbours_are_unknown_is_seen() -> None:
+    few = [landscape("0-shot")]
+    curves = {**few[0].curves, "core_fraction": (0.1, math.nan, 0.3, 0.4)}
+    axis = figures.profile([replace(few[0], curves=curves)], "core_fraction").axes[0]
+    (alone,) = [line for line in axis.lines if line.get_marker() == "."]
+    assert alone.get_xdata().tolist() == [0.25] and alone.get_ydata().tolist() == [0.1]
 
 
 @pytest.mark.parametrize("quantity", figures.QUANTITIES)

@@ -13,9 +13,10 @@ def test_ctrl_c_while_the_report_is_made_is_status_130(tmp_path: Path) -> None:
     curves = ROOT / "reports" / "published-curves.json"
     given = ["claims", "--published", str(curves), "--claim", "answers-late"]
     out = tmp_path / "out"
-    done = Command("tests.stopped_report", *given, "--out", str(out))
-    _, errors = done.communicate()
-    assert done.returncode == 130 and "Traceback" not in errors, errors
+    done = Command("tests.failing_report", "interrupted", *given, "--out", str(out))
+    printed, errors = done.communicate()
+    assert done.returncode == 130 and "Traceback" not in printed + errors, errors
+    assert "interrupted: no report" in printed and "effect" in printed  # the verdicts are shown
     assert (out / "results.json").exists()
     assert Command("harness.cli", "report", str(out)).wait(300) == 0
 

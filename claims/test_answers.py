@@ -12,7 +12,7 @@ from claims.scope import (
     papers_own,
 )
 from fixtures.conditions import ConditionSet, Judge
-from fixtures.verdict import OURS
+from reports.verdict import OURS
 
 LEAST_ACCURACY = 0.62  # of the paper's models that it sees grouped by answer
 FEW_KNOWN, MOST_LEARNT = 0.5, 0.75  # right answers to what trains a model, before it and after it
@@ -27,12 +27,7 @@ def test_answers_are_no_modes_before_the_transition(landscapes: ConditionSet, ju
 
     # 0.02: the paper says about 0; the largest of the authors' own early values is 0.003. Depth
     # 0.35 keeps clear of the transition, which in Llama-3-70b is after layer 33 of 80.
-    judge(
-        most,
-        at_most=0.02,
-        conditions=landscapes.all,
-        layers="the maximum within depth 0 to 0.35",
-    )
+    judge(most, at_most=0.02, layers="the maximum within depth 0 to 0.35")
 
 
 @pytest.mark.claim(
@@ -54,7 +49,6 @@ def test_fine_tuned_late_layers_group_by_answer(landscapes: ConditionSet, judge:
     judge(
         rise,
         at_least=0.1,
-        conditions=[landscapes.zero_shot, landscapes.fine_tuned],
         layers="the median of depth 0.6 to 1 against that of 0-shot and the maximum of 0 to 0.4",
     )
 
@@ -76,14 +70,13 @@ def test_few_fine_tuned_clusters_hold_an_answer_each(
     judge(
         lambda of: of.fine_tuned.curve("answer_clusters").between(0.65, 0.94).median,
         at_least=0.58,
-        conditions=[tuned],
         layers="the median of depth 0.65 to 0.94, the paper's layers 21 to 30 of 32",
     )
 
 
 @pytest.mark.claim("answers-learnt", source=OURS)
 def test_what_is_learnt_finds_its_own_answer(landscapes: ConditionSet, judge: Judge) -> None:
-    """Fine-tuning brings training questions of one answer together in late layers, not early ones.
+    """Fine-tuning brings training questions of one answer together, late far more than early.
 
     A model that learns its training questions and little else cannot group others by answers that
     it does not know. Whether learning an answer changes late neighbourhoods shows on these.
@@ -110,14 +103,13 @@ def test_what_is_learnt_finds_its_own_answer(landscapes: ConditionSet, judge: Ju
     judge(
         gathered,
         at_least=0.375,
-        conditions=[before, after],
         layers="the rise of the median of depth 0.6 to 1, less that of 0 to 0.4",
     )
 
 
 @pytest.mark.claim("answers-given", source=OURS)
 def test_late_neighbours_are_given_the_same_answer(landscapes: ConditionSet, judge: Judge) -> None:
-    """After fine-tuning, late neighbours are given the same answer, right or wrong; early ones not.
+    """After fine-tuning, late neighbours are given one answer, right or wrong, far more than early.
 
     A model that is often wrong cannot group questions by their right answers. Whether its late
     layers hold what it is about to say shows on the answers that it gives.
@@ -130,12 +122,7 @@ def test_late_neighbours_are_given_the_same_answer(landscapes: ConditionSet, jud
         return given.between(*LATE).median - given.between(*EARLY).median
 
     # 0.375: as for what is learnt; kept after the first real model was seen, which has 0.40.
-    judge(
-        gathered,
-        at_least=0.375,
-        conditions=[tuned],
-        layers="the median of depth 0.6 to 1, less that of 0 to 0.4",
-    )
+    judge(gathered, at_least=0.375, layers="the median of depth 0.6 to 1, less that of 0 to 0.4")
 
 
 @pytest.mark.claim(
@@ -159,6 +146,5 @@ def test_few_shot_late_layers_stay_mixed(landscapes: ConditionSet, judge: Judge)
     judge(
         lambda of: of.most_shots.curve("ari_answers").between(*LATE).median,
         at_most=0.05,
-        conditions=[few],
         layers="the median of depth 0.6 to 1",
     )

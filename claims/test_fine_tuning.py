@@ -22,12 +22,7 @@ def test_fine_tuning_changes_the_late_layers_most(landscapes: ConditionSet, judg
 
     # 0.1: half of the paper's falls, 0.5 to 0.3 (Llama-3-8b, Mistral) and 0.6 to 0.4 (Llama-3-70b).
     # What a random change of the same size would give is not known: it too adds up with depth.
-    judge(
-        fall,
-        at_least=0.1,
-        conditions=[landscapes.last_checkpoint],
-        layers="medians of depth 0 to 0.4 and 0.6 to 1",
-    )
+    judge(fall, at_least=0.1, layers="medians of depth 0 to 0.4 and 0.6 to 1")
 
 
 @pytest.mark.claim("same-accuracy")
@@ -44,13 +39,7 @@ def test_shots_and_fine_tuning_answer_equally_well(landscapes: ConditionSet, jud
         reason = f"this one guesses ({best.accuracy_in_words})"
         pytest.skip(f"is about models that learn to answer; {reason}")
     # 0.05: the paper says close and gives no size; five answers in a hundred.
-    judge(
-        difference,
-        at_most=0.05,
-        magnitude=True,
-        conditions=[landscapes.most_shots, landscapes.fine_tuned],
-        layers="none: the answers",
-    )
+    judge(difference, at_most=0.05, magnitude=True, layers="none: the answers")
 
 
 @pytest.mark.claim("converge-large")
@@ -82,6 +71,5 @@ def test_in_accurate_models_shots_group_by_answer_too(
         at_most=0.3 if accurate else None,
         at_least=None if accurate else 0.5,
         magnitude=True,
-        conditions=[landscapes.zero_shot, landscapes.most_shots, landscapes.fine_tuned],
         layers="the medians of depth 0.5 to 0.97",
     )

@@ -6,8 +6,8 @@ import pytest
 
 from claims.scope import LATE, need, papers_own, smallest
 from fixtures.conditions import ConditionSet, Judge
-from fixtures.verdict import OURS
 from harness.landscape import FIRST_HALF, Landscape
+from reports.verdict import OURS
 
 FEW_RIGHT, MANY_RIGHT = 0.56, 0.62  # accuracies between which the paper's models change sides
 BY_SUBJECT = 0.1  # ARI from which on layers group by subject
@@ -25,7 +25,7 @@ def at_best_layer(landscape: Landscape, name: str) -> float:
     exceptions={"toy": "the toy's early layers group by subject as much without shots"},
 )
 def test_early_peaks_are_subjects_with_shots(landscapes: ConditionSet, judge: Judge) -> None:
-    """With shots the early layers' peaks agree far better with the subjects than any without."""
+    """With shots the early layers' peaks agree far better with the subjects than any of 0-shot."""
 
     def gain(of: ConditionSet) -> float:
         few, zero = (one.curve("ari_subjects") for one in (of.most_shots, of.zero_shot))
@@ -36,7 +36,6 @@ def test_early_peaks_are_subjects_with_shots(landscapes: ConditionSet, judge: Ju
     judge(
         gain,
         at_least=0.2,
-        conditions=[landscapes.zero_shot, landscapes.most_shots],
         layers="the maximum within depth 0 to 0.5 against the 0-shot maximum anywhere",
     )
 
@@ -56,14 +55,12 @@ def test_more_shots_group_better_earlier_and_more_narrowly(
         narrowing = fewest.width - most.width
         return smallest(growth, shift, narrowing)
 
-    shots = landscapes.few_shot(2)
     # 0.01: all three must go the way that the paper says; it gives no size. The smallest of the
     # three is 0.027 or more in each of the authors' own curves, which begin with 1 shot: from 2
     # shots to 5 the maximum falls a little in two of them.
     judge(
         least,
         at_least=0.01,
-        conditions=[shots[0], shots[-1]],
         layers="all: maximum ARI, centroid of depth, share of layers above half the maximum",
     )
 
@@ -85,7 +82,6 @@ def test_the_early_clusters_are_nearly_pure(landscapes: ConditionSet, judge: Jud
     judge(
         pure,
         at_least=0.7,
-        conditions=[landscapes.most_shots],
         layers="that of the largest ARI with subjects within depth 0 to 0.5; 0 if that is small",
     )
 
@@ -108,10 +104,7 @@ def test_the_dendrogram_puts_kindred_subjects_together(
     # 0.01 of the mean height, which is more than rounding, above 95 of 100 tables in which the
     # subjects' categories are dealt out anew. The paper shows the dendrogram and gives no number.
     judge(
-        excess,
-        at_least=0.01,
-        conditions=[landscapes.most_shots],
-        layers="that of the largest ARI with subjects within depth 0 to 0.5",
+        excess, at_least=0.01, layers="that of the largest ARI with subjects within depth 0 to 0.5"
     )
 
 
@@ -136,7 +129,6 @@ def test_better_models_group_by_subject_without_shots(
         lambda of: of.zero_shot.curve("ari_subjects").maximum,
         at_least=0.18 if good else None,
         at_most=None if good else 0.18,
-        conditions=[zero],
         layers="the maximum anywhere",
     )
 
@@ -163,12 +155,7 @@ def test_with_shots_the_grouping_by_subject_fades(landscapes: ConditionSet, judg
             f"is about models whose early layers group by subject (ARI {BY_SUBJECT} or more)"
         )
     # 0.5: most of it. The authors' own curves have 0.84 or more.
-    judge(
-        lost,
-        at_least=0.5,
-        conditions=[landscapes.most_shots],
-        layers="the maximum within depth 0.6 to 1, of that within 0 to 0.5",
-    )
+    judge(lost, at_least=0.5, layers="the maximum within depth 0.6 to 1, of that within 0 to 0.5")
 
 
 @pytest.mark.claim("subjects-fine-tuned")
@@ -181,9 +168,4 @@ def test_fine_tuned_early_layers_stay_mixed(landscapes: ConditionSet, judge: Jud
 
     # 0.05: a quarter of what shots must add to count as grouping. All the authors' own curves
     # are below 0.
-    judge(
-        gain,
-        at_most=0.05,
-        conditions=[landscapes.zero_shot, landscapes.fine_tuned],
-        layers="maxima within depth 0 to 0.5",
-    )
+    judge(gain, at_most=0.05, layers="maxima within depth 0 to 0.5")

@@ -50,7 +50,6 @@ def test_the_intrinsic_dimension_peaks_in_the_middle(
     judge(
         least,
         at_least=0.03,
-        conditions=landscapes.all,
         layers="the peak within depth 0.35 to 0.65, three layers of 32 after it, the median to 0.3",
     )
 
@@ -62,7 +61,6 @@ def test_the_peak_of_the_dimension_grows_with_shots(landscapes: ConditionSet, ju
     judge(
         lambda of: growth(of.most_shots, of.zero_shot),
         at_least=0.05,
-        conditions=[landscapes.zero_shot, landscapes.most_shots],
         layers="the peak within depth 0.35 to 0.65",
     )
 
@@ -86,7 +84,6 @@ def test_the_peak_of_the_dimension_grows_most_with_fine_tuning(
     judge(
         lambda of: growth(of.fine_tuned, of.most_shots),
         at_least=0.05,
-        conditions=[landscapes.most_shots, landscapes.fine_tuned],
         layers="the peak within depth 0.35 to 0.65",
     )
 
@@ -120,7 +117,6 @@ def test_the_late_dimension_rises_again_without_shots_and_decays_with_them(
     judge(
         least,
         at_least=0.0,
-        conditions=[landscapes.zero_shot, landscapes.most_shots],
         layers="the median of depth 0.85 to 0.98 over the minimum of 0.55 to 0.8",
     )
 
@@ -137,12 +133,7 @@ def test_there_are_more_density_peaks_before_the_transition(
 
     # 1.2: the paper's weakest words are "below 40" before and "10 to 20" after, a ratio near 2 in
     # Llama-3-8b; the weakest of the authors' own curves has 1.35.
-    judge(
-        least_ratio,
-        at_least=1.2,
-        conditions=landscapes.all,
-        layers="medians of depth 0 to 0.4 and 0.6 to 1",
-    )
+    judge(least_ratio, at_least=1.2, layers="medians of depth 0 to 0.4 and 0.6 to 1")
 
 
 @pytest.mark.claim("two-phases-peaks-subjects")
@@ -161,7 +152,6 @@ def test_with_shots_there_are_about_as_many_peaks_as_subjects(
         deviation,
         at_most=math.log2(1.5),
         magnitude=True,
-        conditions=[landscapes.most_shots],
         layers="the maximum within depth 0 to 0.4",
     )
 
@@ -182,12 +172,7 @@ def test_shots_make_early_peaks(landscapes: ConditionSet, judge: Judge) -> None:
 
     # 1.2: less than half of the paper's excess of 60 to 70 over "below 40" in Llama-3-8b; the
     # smallest of the authors' own curves is 1.28.
-    judge(
-        ratio,
-        at_least=1.2,
-        conditions=[landscapes.most_shots, *landscapes.without_shots],
-        layers="maxima within depth 0 to 0.4",
-    )
+    judge(ratio, at_least=1.2, layers="maxima within depth 0 to 0.4")
 
 
 @pytest.mark.claim(
@@ -206,9 +191,4 @@ def test_core_points_are_early_and_most_with_shots(landscapes: ConditionSet, jud
 
     # 0.1: a quarter of the paper's 0.6 with shots against 0.2 without, in Llama-3-8b; the smallest
     # of the authors' own curves is 0.20.
-    judge(
-        excess,
-        at_least=0.1,
-        conditions=[landscapes.most_shots, *landscapes.without_shots],
-        layers="maxima of depth 0 to 0.4, and of 0.6 to 1",
-    )
+    judge(excess, at_least=0.1, layers="maxima of depth 0 to 0.4, and of 0.6 to 1")

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
+from nbclient.exceptions import CellControlSignal, CellExecutionError, DeadKernelError
 from nbconvert import HTMLExporter
-from nbconvert.preprocessors import CellExecutionError, ExecutePreprocessor
+from nbconvert.preprocessors import ExecutePreprocessor
 
 from harness.disk import explained, write_whole
-from harness.errors import RecordError
+from harness.errors import RecordError, first_line
 from reports.run import read_runs
 from reports.view import TEMPLATES, Report
 
@@ -36,9 +37,12 @@ def render(runs: Sequence[Path], folder: Path) -> Path:
     )
     try:
         execute.preprocess(notebook)
-    except CellExecutionError as error:
+    except (CellControlSignal, DeadKernelError) as error:  # a cell's error, too long, or killed
         shown = ", ".join(map(str, runs))
-        raise RecordError(f"{shown}: cannot be shown ({error.ename}: {error.evalue})") from error
+        why = first_line(error)
+        if isinstance(error, CellExecutionError):
+            why = f"{error.ename}: {error.evalue}"
+        raise RecordError(f"{shown}: cannot be shown ({why})") from error
     for cell in notebook.cells:  # warnings of libraries are not for the reader
         if cell.cell_type == "code":
             cell.outputs = [one for one in cell.outputs if one.output_type != "stream"]

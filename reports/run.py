@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,13 @@ from harness.disk import explained, write_whole
 from harness.errors import RecordError
 from harness.landscape import PUBLISHED, Landscape
 from harness.schemas import check_table, read_file, read_schema, writable
+from reports.verdict import Skipped, Verdict
 
 AUTHORS_CURVES = Path(__file__).with_name("published-curves.json")
 SCHEMA = read_schema(Path(__file__).with_name("record.schema.json"))
 VERSION: int = SCHEMA["properties"]["record"]["const"]
 RESULTS = "results.json"
 WAY_OUT = "run the claims again with --record, or give the --out folder of a run"
-PAPER = "arXiv 2409.03662"  # whose finding a claim is, if it is not said
-OURS = "this project"
 LONGEST_NAME = 200  # bytes of a file's name that come from a landscape's; most disks take 255
 
 
@@ -32,31 +31,27 @@ class Run:
     """One run of the claims.
 
     environment: machine, versions and settings.
-    claims: a table a verdict, as `record.schema.json` has it; skipped: one a claim that was not
-        judged, with the reason.
+    claims: the verdicts; skipped: the claims that were not judged.
     landscapes: all that was measured, under controls and variations too; published curves only
         where they are not this project's, or nothing else was judged.
     original: by a model's name here, the one that exceptions know it by, where it is another.
     """
 
     environment: dict[str, Any]
-    claims: Sequence[dict[str, Any]]
-    skipped: Sequence[dict[str, Any]]
+    claims: Sequence[Verdict]
+    skipped: Sequence[Skipped]
     landscapes: Sequence[Landscape]
     original: dict[str, str] = field(default_factory=dict)
 
     @property
     def models(self) -> list[str]:
         """The names of all that was judged or measured, in that order."""
-        judged = [one["model"] for one in (*self.claims, *self.skipped)]
-        return list(dict.fromkeys([*judged, *(one.model for one in self.landscapes)]))
+        told: list[Verdict | Skipped | Landscape]
+        told = [*self.claims, *self.skipped, *self.landscapes]
+        return list(dict.fromkeys(one.model for one in told))
 
     def renamed(self, names: Mapping[str, str]) -> Run:
         """Return the run with other names for some of its models."""
-
-        def named(tables: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-            return [one | {"model": names.get(one["model"], one["model"])} for one in tables]
-
         environment = dict(self.environment)
         settings = environment["settings"]
         if "recorded" in settings:
@@ -64,8 +59,8 @@ class Run:
             environment["settings"] = settings | {"recorded": recorded}
         return Run(
             environment,
-            named(self.claims),
-            named(self.skipped),
+            [replace(one, model=names.get(one.model, one.model)) for one in self.claims],
+            [replace(one, model=names.get(one.model, one.model)) for one in self.skipped],
             [replace(one, model=names.get(one.model, one.model)) for one in self.landscapes],
             {name: first for name, first in self.original.items() if name not in names}
             | {new: self.original.get(old, old) for old, new in names.items()},
@@ -111,8 +106,8 @@ class Run:
         table = {
             "record": VERSION,
             "environment": self.environment,
-            "claims": self.claims,
-            "skipped": self.skipped,
+            "claims": [one.to_table() for one in self.claims],
+            "skipped": [asdict(one) for one in self.skipped],
             "original": self.original,
             "landscapes": landscapes,
         }
@@ -142,8 +137,8 @@ def read_run(path: Path) -> Run:
         landscapes.append(landscape)
     return Run(
         table["environment"],
-        table["claims"],
-        table["skipped"],
+        [Verdict.from_table(one) for one in table["claims"]],
+        [Skipped(**one) for one in table["skipped"]],
         landscapes,
         table.get("original", {}),
     )

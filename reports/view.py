@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,14 +19,14 @@ from harness.errors import RecordError
 from harness.landscape import PUBLISHED, Landscape, read_published
 from harness.questions.categories import CATEGORIES
 from reports import figures
-from reports.run import AUTHORS_CURVES, OURS, PAPER, Run
-from reports.words import effect, interval, number
+from reports.run import AUTHORS_CURVES, Run
+from reports.verdict import OURS, PAPER, Outcome, Skipped, Verdict
+from reports.words import interval, number
 
 TEMPLATES = Path(__file__).with_name("templates")
 REFERENCE = "llama-3-8b"
 MARKS = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "?"}
 OVERHANG = 0.6  # of what a bar must show: how far intervals may widen it to each side
-Table = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -36,31 +37,30 @@ class Scale:
     high: float
 
     @classmethod
-    def over(cls, findings: Iterable[Table]) -> Scale:
-        """Return the scale that shows all thresholds and effects of some findings.
+    def over(cls, verdicts: Iterable[Verdict]) -> Scale:
+        """Return the scale that shows all thresholds and effects of some verdicts.
 
         Of intervals and of controls it shows what is not much farther away than these.
         """
-        found = list(findings)
-        shown = [*(one["threshold"] for one in found), *_effects(found)] or [0.0]
+        found = list(verdicts)
+        shown = [*(one.threshold for one in found), *_effects(found)] or [0.0]
         low, high = min(shown), max(shown)
         span = (high - low) or abs(high) or 1.0
-        controls = [control for one in found for control in one["controls"]]
-        ends = [end for one in found + controls for end in one["interval"] or () if end is not None]
-        ends += _effects(controls)
+        controls = [control for one in found for control in one.controls]
+        shown_too: list[Verdict | Outcome] = [*found, *controls]
+        ends = [end for one in shown_too for end in one.interval or ()]
+        ends = [*filter(math.isfinite, ends), *_effects(controls)]
         low = max(min([low, *ends]), low - OVERHANG * span)
         high = min(max([high, *ends]), high + OVERHANG * span)
         margin = max(0.05 * (high - low), 1e-9 * max(abs(low), abs(high)), 1e-9)
         return cls(low - margin, high + margin)
 
-    def beyond(self, value: float | None) -> int:
+    def beyond(self, value: float) -> int:
         """Return -1 or 1 for a value that is left or right of the axis, else 0."""
-        return 0 if value is None else int(value > self.high) - int(value < self.low)
+        return int(value > self.high) - int(value < self.low)
 
-    def at(self, value: float | None, unbounded: float = 0.0) -> float:
-        """Return where a value is on the axis, in its limits; `unbounded` is None's place."""
-        if value is None:
-            return unbounded
+    def at(self, value: float) -> float:
+        """Return where a value, which may be infinite, is on the axis, in its limits."""
         return round(100 * min(max((value - self.low) / (self.high - self.low), 0), 1), 2)
 
 
@@ -74,8 +74,8 @@ class Report:
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self.runs = runs
-        self.verdicts = {(one["claim"], one["model"]): one for run in runs for one in run.claims}
-        self.skipped = {(one["claim"], one["model"]): one for run in runs for one in run.skipped}
+        self.verdicts = {(one.claim, one.model): one for run in runs for one in run.claims}
+        self.skipped = {(one.claim, one.model): one for run in runs for one in run.skipped}
         self.landscapes = _once_each(one for run in runs for one in run.landscapes)
         judged = dict.fromkeys(model for run in runs for model in run.models)
         self.published = [model for model in judged if model.startswith(PUBLISHED)]
@@ -97,48 +97,52 @@ class Report:
         Of a claim that two runs have, as the last of them has it.
         """
         found: dict[str, dict[str, str]] = {}
-        claims = {one["claim"]: one for run in self.runs for one in (*run.claims, *run.skipped)}
+        told: list[Verdict | Skipped] = []
+        for run in self.runs:
+            told += [*run.claims, *run.skipped]
+        claims = {one.claim: one for one in told}
         for one in claims.values():
-            found.setdefault(one["section"], {})[one["claim"]] = one["sentence"]
-        other = {one["section"] for one in claims.values() if one["source"] not in (PAPER, OURS)}
+            found.setdefault(one.section, {})[one.claim] = one.sentence
+        other = {one.section for one in claims.values() if one.source not in (PAPER, OURS)}
         return dict(sorted(found.items(), key=lambda item: (item[0] in other, item[0])))
 
     @property
-    def _claims(self) -> list[Table]:
+    def _claims(self) -> list[Verdict | Skipped]:
         return [*self.verdicts.values(), *self.skipped.values()]
 
     def sources(self, claim: str) -> str:
         """Return whose finding a claim is; nothing for the paper's own."""
-        found = {one["source"] for one in self._claims if one["claim"] == claim}
-        return "".join(found - {PAPER})
+        found = {one.source for one in self._claims if one.claim == claim}
+        return ", ".join(sorted(found - {PAPER}))
 
     def tally(self, model: str, *, papers: bool = True) -> dict[str, int | None]:
         """Return how many claims came out how for one model, and how many were not judged.
 
-        `told` are those reproduced of which the controls say whether they are specific to learning,
-        and `specific` those of them that are; both are None where no control was measured.
+        `decided` are those reproduced of which the controls say whether they are specific to
+        learning, and `specific` those of them that are; both are None where no control was
+        measured.
 
         papers: of the paper's own claims; or of all others.
         """
         judged = [
             one
             for one in self.verdicts.values()
-            if one["model"] == model and (one["source"] == PAPER) == papers
+            if one.model == model and (one.source == PAPER) == papers
         ]
-        words = [one["verdict"] for one in judged]
-        controlled = any(one["controls"] for one in judged)
-        told = [
-            one["specificity"] != "not specific to learning"
+        words: list[str] = [one.verdict for one in judged]
+        controlled = any(one.controls for one in judged)
+        decided = [
+            one.specificity == "specific to learning"
             for one in judged
-            if one["verdict"] == "reproduced" and one["specificity"] not in (None, "inconclusive")
+            if one.verdict == "reproduced" and one.specificity not in (None, "inconclusive")
         ]
         return {
             **{word: words.count(word) for word in MARKS},
-            "stated": sum(as_stated(one) for one in judged),
-            "told": len(told) if controlled else None,
-            "specific": sum(told) if controlled else None,
+            "stated": sum(one.as_stated for one in judged),
+            "decided": len(decided) if controlled else None,
+            "specific": sum(decided) if controlled else None,
             "not judged": sum(
-                one["model"] == model and (one["source"] == PAPER) == papers
+                one.model == model and (one.source == PAPER) == papers
                 for one in self.skipped.values()
             ),
         }
@@ -146,12 +150,10 @@ class Report:
     def tally_in_words(self, model: str) -> str:
         """Return the tally of the paper's claims, and of others, as a sentence has it."""
         count, others = self.tally(model), self.tally(model, papers=False)
-        specific = (
-            ""
-            if count["told"] is None
-            else f" (controls decide on {count['told']} of them: {count['specific']} specific to "
-            "learning)"
-        )
+        decided, specific = count["decided"], ""
+        if decided is not None:
+            specific = f" (controls decide on {decided} of them: {count['specific']} specific to "
+            specific += "learning)"
         stated = f" ({count['stated']} as stated beside the claim)" if count["stated"] else ""
         return (
             f"{count['reproduced']} of the paper's findings reproduced{specific}, "
@@ -173,14 +175,14 @@ class Report:
 
         model: of claims about it only.
         """
-        judged = [one for one in self.verdicts.values() if model in (None, one["model"])]
-        return list(dict.fromkeys(other["name"] for one in judged for other in one[kind]))
+        judged = [one for one in self.verdicts.values() if model in (None, one.model)]
+        return list(dict.fromkeys(other.name for one in judged for other in getattr(one, kind)))
 
     def own(self, model: str) -> list[Landscape]:
         """Return a model's landscapes, without checkpoints, controls and variations."""
         return [one for one in self._plain(model) if one.checkpoint is None]
 
-    def measured(self) -> list[Table]:
+    def measured(self) -> list[dict[str, Any]]:
         """Return what was measured, a table a model and condition."""
         found = []
         for model in self.models:
@@ -204,9 +206,10 @@ class Report:
     def profiles(self, *quantities: str) -> str:
         """Return the panels of some quantities: every model's, and published ones beside them."""
         shown = []
-        published = list(read_published(AUTHORS_CURVES)[REFERENCE].values())
         sources = {model: self.own(model) for model in self.models}
-        sources[f"{REFERENCE}, the authors' own curves"] = published
+        if f"{PUBLISHED}{REFERENCE}" not in sources:
+            published = list(read_published(AUTHORS_CURVES)[REFERENCE].values())
+            sources[f"{REFERENCE}, the authors' own curves"] = published
         for quantity in quantities:
             title = figures.QUANTITIES[quantity]
             having = {
@@ -268,24 +271,24 @@ class Report:
             shown.append(self._panels(panels))
         return "".join(shown)
 
-    def bars(self, finding: Table, scale: Scale) -> list[Table]:
-        """Return what a finding's bar shows: itself, then its controls, as places on `scale`."""
-        found = []
-        for one in (finding, *finding["controls"]):
-            low, high = one["interval"] or [one["effect"]] * 2
-            found.append(
-                {
-                    "name": one.get("name", "effect"),
-                    "kind": "own" if one is finding else _kind(one["name"]),
-                    "at": None if one["effect"] is None else scale.at(one["effect"]),
-                    "beyond": scale.beyond(one["effect"]),
-                    "line": one["interval"] is not None,
-                    "low": scale.at(low, 0.0),
-                    "high": scale.at(high, 100.0),
-                    "text": effect_in_words(one),
-                }
-            )
-        return found
+    def bars(self, verdict: Verdict, scale: Scale) -> list[dict[str, Any]]:
+        """Return what a verdict's bar shows: its effect, then its controls', as places on `scale`.
+
+        The place of an effect that is not known is None.
+        """
+        shown: list[tuple[str, str, Verdict | Outcome]] = [("effect", "own", verdict)]
+        shown += [(one.name, _kind(one.name), one) for one in verdict.controls]
+        return [
+            {
+                "name": name,
+                "kind": kind,
+                "at": None if math.isnan(one.effect) else scale.at(one.effect),
+                "beyond": scale.beyond(one.effect),
+                "ends": one.interval and tuple(map(scale.at, one.interval)),
+                "text": one.effect_in_words,
+            }
+            for name, kind, one in shown
+        ]
 
     def _plain(self, model: str) -> list[Landscape]:
         return [
@@ -299,22 +302,12 @@ class Report:
         return self.show("panels.html", panels=shown) if shown else ""
 
 
-def effect_in_words(finding: Table) -> str:
-    """Return what came out of a finding: the effect, and its interval."""
-    return effect(finding["effect"], finding["interval"])
-
-
 def cell(text: object) -> str:
     """Return text as a cell of a Markdown table can hold it, with nothing that is a command."""
     if isinstance(text, Markup):  # of ours
         return text
     plain = " ".join(str(text).split())
     return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", plain)
-
-
-def as_stated(verdict: Table) -> bool:
-    """Return whether a claim is known not to hold for its model, and did not."""
-    return bool(verdict["exception"]) and verdict["verdict"] == "not reproduced"
 
 
 def flat(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -330,9 +323,9 @@ def flat(table: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def by_name(findings: Iterable[Table]) -> dict[str, Table]:
+def by_name(outcomes: Iterable[Outcome]) -> dict[str, Outcome]:
     """Return what came out under controls, or in variations, by their names."""
-    return {one["name"]: one for one in findings}
+    return {one.name: one for one in outcomes}
 
 
 def meanings(names: Iterable[str]) -> dict[str, str]:
@@ -357,8 +350,8 @@ def _kind(control: str) -> str:
     return "trained" if control in TRAINED else "untrained"
 
 
-def _effects(findings: Iterable[Table]) -> list[float]:
-    return [one["effect"] for one in findings if one["effect"] is not None]
+def _effects(some: Iterable[Verdict | Outcome]) -> list[float]:
+    return [one.effect for one in some if math.isfinite(one.effect)]
 
 
 def _pages(**options: Any) -> Environment:
@@ -372,11 +365,10 @@ def _pages(**options: Any) -> Environment:
     pages.filters |= {
         "number": _safe(number),
         "interval": _safe(interval),
-        "value": _safe(effect_in_words),
+        "value": _safe(lambda one: one.effect_in_words),
         "mark": MARKS.__getitem__,
     }
     pages.globals |= {
-        "as_stated": as_stated,
         "by_name": by_name,
         "flat": flat,
         "meanings": meanings,

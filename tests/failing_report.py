@@ -1,4 +1,7 @@
-"""pytest of the claims whose report fails: `interrupted` by Ctrl-C, or `refused` by a full disk."""
+"""pytest of the claims whose report fails.
+
+`interrupted` by Ctrl-C, `refused` by a full disk, or for an `unforeseen` reason.
+"""
 
 import sys
 
@@ -7,7 +10,11 @@ import pytest
 import reports.render
 from harness.errors import SettingsError
 
-FAILURES = {"interrupted": KeyboardInterrupt(), "refused": SettingsError("the disk is full")}
+FAILURES = {
+    "interrupted": KeyboardInterrupt(),
+    "refused": SettingsError("the disk is full"),
+    "unforeseen": ZeroDivisionError("nobody knows why"),
+}
 
 
 def failing(*_: object) -> None:

@@ -1,11 +1,14 @@
 """A run of the claims that never was."""
 
+import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from harness.landscape import CURVES, OVERLAP, Draw, Landscape, Tree
 from reports.run import Run
+from reports.verdict import Outcome, Skipped, Verdict
 
 HOSTILE = "<script>alert('|')</script> $\\frac$"
 LABELS = ("anatomy", HOSTILE, "virology")
@@ -26,51 +29,50 @@ def landscape(condition: str, model: str = "small", **changes: object) -> Landsc
     return replace(made, tree=None if "@" in condition else tree, **changes)
 
 
-def verdict(claim: str = "one", model: str = "small", **changes: object) -> dict[str, object]:
-    return {
-        "claim": claim,
-        "model": model,
-        "verdict": "reproduced",
-        "effect": 0.5,
-        "interval": [0.4, 0.6],
-        "threshold": 0.2,
-        "direction": "at least",
-        "conditions": ["0-shot", "5-shot"],
-        "layers": "all",
-        "sentence": f"The finding {claim}.",
-        "section": "Section 1: what is found.",
-        "exception": None,
-        "seconds": 0.1,
-        "source": "arXiv 2409.03662",
-        "controls": [],
-        "variations": [],
-        "specificity": None,
-    } | changes
+UNBOUNDED = (-math.inf, math.inf)
 
 
-def finding(name: str, effect: float | None, word: str = "not reproduced") -> dict[str, object]:
-    return {"name": name, "verdict": word, "effect": effect, "interval": [None, None]}
+def verdict(claim: str = "one", model: str = "small", **changes: Any) -> Verdict:
+    made = Verdict(
+        claim=claim,
+        model=model,
+        verdict="reproduced",
+        effect=0.5,
+        interval=(0.4, 0.6),
+        threshold=0.2,
+        direction="at least",
+        conditions=("0-shot", "5-shot"),
+        layers="all",
+        sentence=f"The finding {claim}.",
+        section="Section 1: what is found.",
+        exception=None,
+        seconds=0.1,
+    )
+    return replace(made, **changes)
 
 
 def _run() -> Run:
     settings = {"not_measured": [HOSTILE], "command": "pytest claims", "device": HOSTILE}
-    controls = [finding("random-weights-0", 0.1), finding("mixed-shots", 0.9, "reproduced")]
+    controls = (
+        Outcome("random-weights-0", "not reproduced", 0.1, UNBOUNDED),
+        Outcome("mixed-shots", "reproduced", 0.9, UNBOUNDED),
+    )
     claims = [
-        verdict(controls=controls, specificity="specific to learning"),
+        verdict(controls=controls),
         verdict("two", verdict="not reproduced", direction="at most", sentence=HOSTILE),
-        verdict("three", verdict="inconclusive", effect=None, interval=[None, None]),
+        verdict("three", verdict="inconclusive", effect=math.nan, interval=UNBOUNDED),
         verdict("four", verdict="not reproduced", exception="it is small", variations=controls),
         verdict("one", "published:big", interval=None),
     ]
     skipped = [
-        {
-            "claim": "five",
-            "model": "small",
-            "sentence": "Five.",
-            "section": "Another paper.",
-            "source": "arXiv 1",
-            "reason": HOSTILE,
-        }
+        Skipped(
+            claim="five",
+            model="small",
+            sentence="Five.",
+            section="Another paper.",
+            source="arXiv 1",
+            reason=HOSTILE,
+        )
     ]
     landscapes = [
         *(landscape(name) for name in ("0-shot", "5-shot", "fine-tuned", "fine-tuned@10", HOSTILE)),

@@ -17,8 +17,8 @@ import claims
 from claims.test_two_phases import hump
 from fixtures.conditions import ACCURACY, Asked, ConditionSet
 from fixtures.contrast import Contrast
-from fixtures.verdict import Word
 from harness.landscape import CURVES, OVERLAP, Curve, Draw, Landscape
+from reports.verdict import Word
 
 LAYERS = tuple(range(1, 33))
 DEPTH = np.array(LAYERS) / 32
@@ -151,15 +151,14 @@ def verdict(claim: str, model: Mapping[str, Landscape], asked: Asked | None = No
     def judge(
         statistic: Callable[[ConditionSet], float],
         *,
-        conditions: list[Landscape],
         layers: str,
         at_least: float | None = None,
         at_most: float | None = None,
         magnitude: bool = False,
     ) -> None:
-        assert conditions and layers
+        assert layers
         contrast = Contrast.of(statistic, at_least, at_most, magnitude)
-        found.append(contrast.finding("model", model, asked).verdict)
+        found.append(contrast.outcome("model", model, asked).verdict)
 
     try:
         CLAIMS[claim](landscapes=ConditionSet(model), judge=judge)
@@ -366,7 +365,7 @@ def test_what_a_claim_does_not_ask_for_may_lack_draws() -> None:
             (one,) = (one for one in of.all if one.condition == asked)
             return one.curve("ari_subjects").maximum
 
-        found = Contrast.of(statistic, 0.1, None).finding("model", some)
+        found = Contrast.of(statistic, 0.1, None).outcome("model", some)
         assert (found.interval is not None) == known
 
 
@@ -404,6 +403,19 @@ def test_a_fall_that_was_not_measured_is_not_known() -> None:
 def test_few_right_answers_cannot_fill_clusters_of_their_letters() -> None:
     weak = with_accuracy(changed(PAPER, TUNED, answer_clusters=phases(0.3, 0.4)), **{TUNED: 0.5})
     assert "0.50 [0.50, 0.50]" in verdict("answers-clusters", weak)
+
+
+def test_models_between_two_accuracies_are_on_neither_side() -> None:
+    for accuracy in (0.57, 0.61):
+        between = with_accuracy(PAPER, **{"0-shot": accuracy})
+        assert "below 56 % or above 62 %" in verdict("subjects-accuracy", between)
+    weak = changed(PAPER, "0-shot", ari_subjects=phases(0.1, 0.05))
+    assert verdict("subjects-accuracy", with_accuracy(weak, **{"0-shot": 0.55})) == "reproduced"
+
+
+def test_what_does_not_group_has_no_grouping_to_lose() -> None:
+    never = changed(PAPER, "5-shot", ari_subjects=phases(0.09, 0.0))
+    assert "early layers group by subject" in verdict("subjects-fade", never)
 
 
 def test_learning_is_judged_of_models_that_learn() -> None:

@@ -15,6 +15,7 @@ import torch
 from fixtures.cases import Request
 from fixtures.judging import measure
 from fixtures.measured import Measured
+from fixtures.options import collects_a_part, judges_claims, wants_gpu
 from harness.errors import ModelError, NoModelError, SettingsError
 from harness.landscape import read_published
 from harness.protocol import ExtractionSettings, Subset
@@ -231,28 +232,30 @@ def test_the_command_that_repeats_a_claim_writes_no_record(tmp_path: Path) -> No
     assert (tmp_path / "reports" / "out" / "report.html").exists()
 
 
+ELSEWHERE = [
+    "-p", "fixtures.plugin", "-p", "fixtures.judging", "claims",
+    "--published", str(ROOT / "reports" / "published-curves.json"),
+]  # fmt: skip
 BREAKING = '''"""A section."""
 import pytest
 
 @pytest.mark.claim("sound")
 def test_sound(landscapes, judge):
     """It holds."""
-    judge(lambda of: 1.0, at_least=0.0, conditions=landscapes.all, layers="none")
+    judge(lambda of: 1.0, at_least=0.0, layers="none")
 
 @pytest.mark.claim("unsound")
 def test_unsound(landscapes, judge):
     """Nobody knows."""
-    judge(lambda of: {}["nothing"], at_least=0.0, conditions=landscapes.all, layers="none")
+    judge(lambda of: {}["nothing"], at_least=0.0, layers="none")
 '''
 
 
 def test_a_claim_that_ends_in_an_error_leaves_no_report_and_no_record(tmp_path: Path) -> None:
     (tmp_path / "claims").mkdir()
     (tmp_path / "claims" / "test_section.py").write_text(BREAKING)
-    plugin = ["-p", "fixtures.plugin", "-p", "fixtures.judging"]
-    given = ["--published", str(ROOT / "reports" / "published-curves.json"), "--out", "out"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *plugin, "claims", *given, "--record", "r.json"],
+        [sys.executable, "-m", "pytest", *ELSEWHERE, "--out", "out", "--record", "r.json"],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 1 and "KeyError" in done.stdout, done.stdout + done.stderr
@@ -260,15 +263,76 @@ def test_a_claim_that_ends_in_an_error_leaves_no_report_and_no_record(tmp_path: 
     assert not (tmp_path / "out").exists() and not (tmp_path / "r.json").exists()
 
 
-def test_a_claim_without_its_finding_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('    """It holds."""\n', "", "test_sound: has no docstring; write the finding there"),
+        ('"""A section."""\n', "", "test_section.py: has no docstring; write there which section"),
+        ('"unsound")', '"sound")', "test_unsound: 'sound' is the name of another claim too"),
+        ('"sound")', '"sound", exception={})', "test_sound: its mark takes a name, and exceptions"),
+    ],
+)
+def test_a_claim_that_could_not_be_shown_is_refused(
+    tmp_path: Path, old: str, new: str, said: str
+) -> None:
     (tmp_path / "claims").mkdir()
-    text = BREAKING.replace('    """It holds."""\n', "")
-    (tmp_path / "claims" / "test_section.py").write_text(text)
-    plugin = ["-p", "fixtures.plugin", "-p", "fixtures.judging"]
-    curves = ["--published", str(ROOT / "reports" / "published-curves.json")]
-    done = run("pytest", *plugin, "claims", *curves, folder=tmp_path)
-    assert done.returncode == 2 and "test_sound" in done.stdout, done.stdout + done.stderr
-    assert "has no docstring; write the finding there" in done.stdout
+    (tmp_path / "claims" / "test_section.py").write_text(BREAKING.replace(old, new))
+    done = run("pytest", *ELSEWHERE, folder=tmp_path)
+    assert done.returncode == 2 and said in done.stdout, done.stdout + done.stderr
+
+
+def test_a_claim_that_judges_nothing_fails(tmp_path: Path) -> None:
+    (tmp_path / "claims").mkdir()
+    silent = BREAKING.replace("    judge(lambda of: 1.0", "    (lambda *_, **__: 0)(lambda of: 1.0")
+    silent = silent.replace('lambda of: {}["nothing"]', "lambda of: 1.0")
+    (tmp_path / "claims" / "test_section.py").write_text(silent)
+    done = run("pytest", *ELSEWHERE, "--out", "out", folder=tmp_path)
+    assert done.returncode == 1 and "sound: calls `judge` 0 times" in done.stdout, done.stdout
+    assert "no report and no record: sound ended in an error" in done.stdout
+
+
+def test_what_cannot_be_collected_leaves_no_report_of_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "claims").mkdir()
+    (tmp_path / "claims" / "test_section.py").write_text(BREAKING.replace('{}["nothing"]', "1.0"))
+    (tmp_path / "claims" / "test_other.py").write_text("import nothing_of_this_name")
+    given = ["--continue-on-collection-errors", "--out", "out", "--record", "r.json"]
+    done = run("pytest", *ELSEWHERE, *given, folder=tmp_path)
+    assert done.returncode == 1 and "what could not be collected ended in" in done.stdout
+    assert "unsound" in done.stdout and not (tmp_path / "r.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("expression", "wanted"),
+    [
+        ("", False), ("gpu", True), ("gpu and not slow", True), ("slow or gpu", True),
+        ("not gpu", False), ("not (slow or gpu)", False), ("not slow", False), ("gpu and", False),
+    ],
+)  # fmt: skip
+def test_the_papers_models_are_judged_where_they_are_all_that_is_asked_for(
+    expression: str, wanted: bool
+) -> None:
+    assert wants_gpu(Mock(option=Mock(markexpr=expression))) == wanted
+
+
+@pytest.mark.parametrize(
+    ("start", "given", "some", "whole"),
+    [
+        ("", "claims", True, True),
+        ("", ".", True, True),
+        ("claims", ".", True, True),
+        ("tests", "../claims", True, True),
+        ("", "claims/test_answers.py::test_one", True, False),
+        ("claims", "test_answers.py", True, False),
+        ("", "tests", False, False),
+        ("", "harness/claims", False, False),
+    ],
+)
+def test_claims_are_known_from_wherever_pytest_begins(
+    start: str, given: str, some: bool, whole: bool
+) -> None:
+    begun = Mock(dir=ROOT / start)
+    config = Mock(rootpath=ROOT, invocation_params=begun, args=[given], option=object())
+    assert (judges_claims(config), not collects_a_part(config)) == (some, whole)
 
 
 def test_a_run_that_ends_early_says_that_it_has_no_report(tmp_path: Path) -> None:
@@ -280,13 +344,19 @@ def test_a_run_that_ends_early_says_that_it_has_no_report(tmp_path: Path) -> Non
     assert not list(tmp_path.iterdir())
 
 
-def test_a_report_that_cannot_be_written_leaves_the_verdicts_and_the_record(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("failure", "status", "said"),
+    [("refused", 2, "no report: the disk is full"), ("unforeseen", 3, "nobody knows why")],
+)
+def test_a_report_that_cannot_be_written_leaves_the_verdicts_and_the_record(
+    tmp_path: Path, failure: str, status: int, said: str
+) -> None:
     record = tmp_path / "record.json"
     curves = ["--published", str(ROOT / "reports" / "published-curves.json")]
     given = ["claims", *curves, "--out", str(tmp_path / "out"), "--record", str(record)]
-    done = run("tests.failing_report", "refused", *given)
-    assert done.returncode == 2 and "Traceback" not in done.stdout, done.stdout + done.stderr
-    assert "no report: the disk is full" in done.stdout
+    done = run("tests.failing_report", failure, *given)
+    assert done.returncode == status and said in done.stdout, done.stdout + done.stderr
+    assert ("Traceback" in done.stdout) == (status == 3)  # of what nobody can put right
     assert "answers-late" in done.stdout and record.exists()
 
 

@@ -18,7 +18,6 @@ from fixtures.cases import TOY, Request
 from fixtures.conditions import Asked, ConditionSet
 from fixtures.contrast import Contrast
 from fixtures.measured import Measured
-from fixtures.verdict import Direction, Finding, Verdict
 from harness.controlled import control_landscapes
 from harness.controls import null_controls
 from harness.errors import DatasetError, ModelError
@@ -33,6 +32,7 @@ from harness.robustness import GRID, varied_landscapes
 from harness.store import Store
 from harness.tokenizer import load_tokenizer
 from reports.run import Run, read_run
+from reports.verdict import Direction, Outcome, Verdict
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_controls_have_the_conditions_and_layers_of_the_experiment(experiment: E
 
 
 def verdict(word: str, *controls: tuple[str, str], direction: Direction = "at least") -> Verdict:
-    found = tuple(Finding(name, given, 0.0, None) for name, given in controls)  # type: ignore[arg-type]
+    found = tuple(Outcome(name, given, 0.0, None) for name, given in controls)  # type: ignore[arg-type]
     plain = ("claim", "model", word, 0.5, None, 0.2, direction, (), "", "", "", None, 0.0)
     return Verdict(*plain, controls=found)  # type: ignore[arg-type]
 
@@ -190,7 +190,7 @@ def test_that_shuffled_labels_agree_with_nothing_says_nothing_of_a_claim_of_no_a
 
 def test_a_share_of_what_shuffled_labels_agree_with_says_nothing() -> None:
     found = verdict("reproduced", ("random-weights-0", "not reproduced"))
-    unknown = Finding("shuffled-labels", "inconclusive", math.nan, None)
+    unknown = Outcome("shuffled-labels", "inconclusive", math.nan, None)
     assert replace(found, controls=(*found.controls, unknown)).specificity == "specific to learning"
     straddling = replace(unknown, effect=0.2)
     assert replace(found, controls=(*found.controls, straddling)).specificity == "inconclusive"
@@ -291,7 +291,7 @@ def test_a_share_of_nothing_is_unknown_not_an_error() -> None:
     one = Landscape("m", "0-shot", (1,), {"ari_answers": (0.0,)}, 2)
     answers = "ari_answers"
     contrast = Contrast(lambda of: 1.0 / of.zero_shot.curve(answers).maximum, 0.5, "at least")
-    found = contrast.finding("Z 4", {"0-shot": one})
+    found = contrast.outcome("Z 4", {"0-shot": one})
     assert math.isnan(found.effect) and found.verdict == "inconclusive"
 
 
@@ -303,14 +303,14 @@ def test_a_control_is_shown_where_it_touches_what_is_asked_though_the_effect_is_
     def found(statistic: Callable[[ConditionSet], float]) -> list[str]:
         contrast = Contrast(statistic, 0.5, "at least")
         asked: Asked = set()
-        contrast.finding("own", own, asked)
+        contrast.outcome("own", own, asked)
         others = {
             "peaks": conditions(2, 0.5),
             "core": conditions(1, 0.6),
             "answers": conditions(1, 0.5, 0.7),
             "same": conditions(1, 0.5),
         }
-        return [one.name for one in contrast.findings(own, asked, others)]
+        return [one.name for one in contrast.outcomes(own, asked, others)]
 
     own = conditions(1, 0.5)
     # It has a limit, so its effect is the same with two peaks as with one.

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fixtures.cases import TOY
-from fixtures.verdict import decide
+from fixtures.contrast import decide
 from harness.errors import RecordError
 from harness.geometry.interval import interval_of
 from harness.geometry.subsample import draw_subsamples

@@ -4,6 +4,11 @@ import ast
 import re
 from pathlib import Path
 
+from fixtures.terminal import verdict_lines
+from reports.run import read_run
+from reports.verdict import Outcome
+from tests.invented import verdict
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 CLAIMS = (ROOT / "claims" / "README.md").read_text("utf-8")
@@ -30,6 +35,26 @@ def test_the_table_has_every_finding_in_the_words_of_its_claim() -> None:
         r"^\| `([a-z-]+)` \| (.+) \|$", section(CLAIMS, "What is judged"), re.MULTILINE
     )
     assert dict(rows) == findings() and len(rows) > 20
+
+
+def test_the_lines_that_are_quoted_are_those_of_the_record() -> None:
+    verdicts = read_run(ROOT / "reports" / "recorded" / "qwen2.5-coder-0.5b.json").claims
+    lines = [" ".join(line.split()) for line in verdict_lines(verdicts)]
+    (quoted,) = re.findall(r"\n((?:    .+\n)+)", README.split("says this of two findings")[1])[:1]
+    # A finding in the README may go on in the next line.
+    said = re.sub(r";\s+specific", "; specific", quoted).strip().splitlines()
+    assert len(said) == 3
+    for line in said:
+        assert " ".join(line.split()) in [one.split("; specific")[0] for one in lines] + lines
+
+
+def test_only_variations_that_change_a_verdict_are_told() -> None:
+    others = (Outcome("Z 0", "reproduced", 0.5, None), Outcome("Z 4", "inconclusive", 0.2, None))
+    own, *told = verdict_lines([verdict(controls=others, variations=others)])
+    assert own.split()[:3] == ["reproduced", "one", "small"]
+    assert [" ".join(line.split()) for line in told] == [
+        "under Z 0 0.500", "under Z 4 0.200", "with Z 4 0.200: inconclusive",
+    ]  # fmt: skip
 
 
 def test_they_tell_every_option_of_the_claims() -> None:

@@ -1,7 +1,6 @@
 """The records in the repository: judged again, they say what they said."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,8 @@ import pytest
 from harness.errors import RecordError
 from harness.landscape import PUBLISHED
 from reports.run import read_run, read_runs
-from reports.view import Report, effect_in_words
+from reports.verdict import Outcome, Verdict
+from reports.view import Report
 from tests.running import ROOT, Command
 
 RECORDS = sorted((ROOT / "reports" / "recorded").glob("*.json"))
@@ -26,27 +26,29 @@ def test_a_record_judged_again_says_what_it_said(file: Path, tmp_path: Path) -> 
     kept, again = read_run(file), read_run(tmp_path)
     # Published curves are judged beside the toy; they are no part of its record's landscapes.
     models = {one.model for one in kept.landscapes}
-    before = {(one["claim"], one["model"]): one for one in kept.claims if one["model"] in models}
-    after = {(one["claim"], one["model"]): one for one in again.claims}
+    # Which `specific` is, the record holds too, for others: here it is formed anew from the rest.
+    table = json.loads(file.read_text())["claims"]
+    assert [one["specificity"] for one in table] == [one.specificity for one in kept.claims]
+    before = {(one.claim, one.model): one for one in kept.claims if one.model in models}
+    after = {(one.claim, one.model): one for one in again.claims}
     assert before.keys() == after.keys()
     for claim, one in before.items():
-        assert [after[claim][key] for key in JUDGED] == [one[key] for key in JUDGED], claim
-        pairs = [(one, after[claim])]
+        new = after[claim]
+        assert [getattr(new, key) for key in JUDGED] == [getattr(one, key) for key in JUDGED], claim
+        assert _numbers(one) == pytest.approx(_numbers(new), rel=1e-9, nan_ok=True), claim
         for kind in ("controls", "variations"):
-            pairs += zip(one[kind], after[claim][kind], strict=True)
-        for old, new in pairs:
-            assert (old.get("name"), old["verdict"]) == (new.get("name"), new["verdict"]), claim
-            assert _numbers(old) == pytest.approx(_numbers(new), rel=1e-9, nan_ok=True), claim
-    skipped = ((one["claim"], one["model"]) for one in kept.skipped)
+            for old, other in zip(getattr(one, kind), getattr(new, kind), strict=True):
+                assert (old.name, old.verdict) == (other.name, other.verdict), claim
+                assert _numbers(old) == pytest.approx(_numbers(other), rel=1e-9, nan_ok=True), claim
+    skipped = ((one.claim, one.model) for one in kept.skipped)
     assert {one for one in skipped if one[1] in models} == {
-        (one["claim"], one["model"]) for one in again.skipped
+        (one.claim, one.model) for one in again.skipped
     }
 
 
-def _numbers(finding: dict[str, Any]) -> list[float]:
-    """Return effect and interval; NaN where unknown."""
-    found = [finding["effect"], *(finding["interval"] or [])]
-    return [math.nan if one is None else one for one in found]
+def _numbers(one: Verdict | Outcome) -> list[float]:
+    """Return effect and interval."""
+    return [one.effect, *(one.interval or [])]
 
 
 def _settings(path: Path) -> Any:
@@ -69,8 +71,7 @@ def test_the_gallery_shows_the_records() -> None:
     assert all(model in page for run in read_runs(RECORDS) for model in run.models)
     for run in read_runs(RECORDS):
         for one in run.claims:
-            measured = not one["model"].startswith(PUBLISHED)
-            assert not measured or effect_in_words(one) in page
+            assert one.model.startswith(PUBLISHED) or one.effect_in_words in page
     assert len(page) < 5_000_000
 
 
@@ -92,10 +93,7 @@ def test_two_records_are_judged_and_shown_side_by_side(tmp_path: Path) -> None:
     # Exceptions are known by the first name.
     assert judged("out", *recorded, "--record", both, how="pytest") == status
     words = [
-        [
-            (one["claim"], one["verdict"], one["exception"])
-            for one in read_run(tmp_path / name).claims
-        ]
+        [(one.claim, one.verdict, one.exception or "") for one in read_run(tmp_path / name).claims]
         for name in ("one", "out")
     ]
     assert sorted(words[1]) == sorted(words[0] * 2)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from harness.errors import RecordError
 from reports import figures
 from reports.render import render
+from reports.verdict import Outcome
 from reports.view import Report, Scale
 from reports.words import number
 from tests.invented import HOSTILE, RUN, landscape, verdict
@@ -46,37 +47,32 @@ def test_an_axis_is_not_stretched_by_what_is_not_on_it() -> None:
 FINITE = st.floats(-1e6, 1e6)
 
 
-INTERVAL = st.none() | st.tuples(st.none() | FINITE, st.none() | FINITE)
+INTERVAL = st.none() | st.tuples(st.just(-math.inf) | FINITE, st.just(math.inf) | FINITE)
 
 
 @given(
-    found=st.lists(st.tuples(st.none() | FINITE, INTERVAL), min_size=1, max_size=5),
+    found=st.lists(st.tuples(st.just(math.nan) | FINITE, INTERVAL), min_size=1, max_size=5),
     threshold=FINITE,
 )
 def test_a_bar_shows_effects_on_the_side_of_the_threshold_where_they_are(
-    found: list[tuple[float | None, tuple[float | None, float | None] | None]], threshold: float
+    found: list[tuple[float, tuple[float, float] | None]], threshold: float
 ) -> None:
-    tables = [
-        {"effect": effect, "interval": ends, "controls": [], "threshold": threshold}
-        for effect, ends in found
-    ]
-    tables[:1] = [one | {"controls": tables[1:2]} for one in tables[:1]]
-    scale = Scale.over(tables)
+    verdicts = [verdict(effect=one, interval=ends, threshold=threshold) for one, ends in found]
+    controls = tuple(Outcome("embeddings", "inconclusive", one, ends) for one, ends in found[1:2])
+    verdicts[0] = replace(verdicts[0], controls=controls)
+    scale = Scale.over(verdicts)
     line = scale.at(threshold)
     assert 0 < line < 100
     for effect, _ in found:
-        if effect is not None:
+        if not math.isnan(effect):
             # Every effect is inside, not cut off at an end; an interval may be.
             assert 0 < scale.at(effect) < 100
             assert (scale.at(effect) >= line) if effect >= threshold else (scale.at(effect) <= line)
 
 
 def test_an_axis_shows_the_thresholds_of_all_models() -> None:
-    tables: list[dict[str, object]] = [
-        {"effect": effect, "interval": None, "controls": [], "threshold": threshold}
-        for effect, threshold in ((0.06, 0.5), (0.1, 0.7))
-    ]
-    scale = Scale.over(tables)
+    pairs = ((0.06, 0.5), (0.1, 0.7))
+    scale = Scale.over(verdict(effect=one, interval=None, threshold=line) for one, line in pairs)
     assert 0 < scale.at(0.5) < scale.at(0.7) < 100 and not scale.beyond(0.7)
 
 
@@ -109,6 +105,50 @@ def test_the_markdown_has_every_verdict_in_whole_tables(tmp_path: Path) -> None:
     told = "controls decide on 1 of them: 1 specific to learning"
     assert tally.startswith(f"1 of the paper's findings reproduced ({told}), 2 not")
     assert "not the paper's 0 reproduced, 0 not, 0 inconclusive, 1 not judged" in tally
+
+
+def test_the_side_of_a_threshold_where_a_finding_holds_is_shaded() -> None:
+    claims = [verdict(direction="at least"), verdict("two", direction="at most", threshold=0.45)]
+    page = Report([replace(RUN, claims=claims)]).show("verdicts.html")
+    bars = page.partition('<table class="verdicts">')[2].split("<svg")[1:]
+    assert len(bars) == 2
+    for bar, direction in zip(bars, ("at least", "at most"), strict=True):
+        ((x, width),) = re.findall(r'class="holds" x="([\d.]+)" y="0" width="([\d.]+)"', bar)
+        (line,) = map(float, re.findall(r'class="threshold" x1="([\d.]+)"', bar))
+        begin, end = float(x), float(x) + float(width)
+        assert (begin, end) == pytest.approx((line, 200) if direction == "at least" else (0, line))
+        (effect,) = map(float, re.findall(r'<circle cx="([\d.]+)"', bar))
+        assert (begin <= effect <= end) == (direction == "at least")  # 0.5 is above both
+
+
+def test_the_variations_that_change_a_verdict_are_marked() -> None:
+    others = [Outcome("Z 0", "reproduced", 0.5, None), Outcome("Z 4", "inconclusive", 0.2, None)]
+    run = replace(RUN, claims=[verdict(variations=tuple(others), controls=tuple(others))])
+    for kind, marked in (("variations", ["inconclusive changed"]), ("controls", [])):
+        table = Report([run]).show("beside.html", kind=kind)
+        assert re.findall(r'<td class="([a-z-]+ changed)">', table) == marked
+
+
+def test_published_curves_have_their_marks_reasons_and_exceptions() -> None:
+    theirs = [
+        verdict(model="published:big", effect=0.25),
+        verdict("two", "published:big", verdict="not reproduced", exception="it is small"),
+    ]
+    run = replace(RUN, claims=[*RUN.claims[:3], *theirs])
+    rows = Report([run]).show("published.html").split("<tr>")
+    one, two, three = (
+        next(r for r in rows if f">{name}<" in r) for name in ("one", "two", "three")
+    )
+    assert "✓ 0.250" in one and "stated" not in one
+    assert '<td class="stated" title="stated: it is small">✗ 0.500' in two
+    assert '<td class="absent">' in three and "✓" not in three
+
+
+def test_published_curves_that_are_judged_alone_are_drawn_once() -> None:
+    shown = Report([replace(RUN, claims=[], skipped=[], landscapes=[
+        landscape("0-shot", f"published:{name}") for name in ("llama-3-8b", "mistral-7b")
+    ])]).profiles("density_peaks")  # fmt: skip
+    assert shown.count("<figure>") == 2 and "the authors' own curves" not in shown
 
 
 def test_the_markdown_shows_a_model_under_its_own_controls_only() -> None:

@@ -21,7 +21,8 @@ def test_a_run_is_the_same_from_its_folder_and_its_record(tmp_path: Path) -> Non
     RUN.write_record(tmp_path / "record.json")
     for path in (tmp_path / "out", tmp_path / "record.json"):
         read = read_run(path)
-        assert json.dumps([read.environment, read.claims, read.skipped]) == json.dumps(
+        # As text: what is not known is not equal to itself.
+        assert repr([read.environment, read.claims, read.skipped]) == repr(
             [RUN.environment, RUN.claims, RUN.skipped]
         )
         assert [one.to_json() for one in read.landscapes] == [
@@ -76,8 +77,11 @@ def test_curves_of_an_earlier_run_do_not_stay_in_the_folder(tmp_path: Path) -> N
         ({"record": 3}, "field 'record' is 3, not 2; update this project"),
         ({"record": 1}, "field 'record' is 1, not 2; run the claims again with --record"),
         ({"claims": [{}]}, 'field claims[0]: "claim" is a required property'),
-        ({"claims": [verdict(verdict="maybe")]}, 'field claims[0].verdict: "maybe" is not one of'),
-        ({"claims": [verdict(more=1)]}, "('more' was unexpected)"),
+        (
+            {"claims": [verdict().to_table() | {"verdict": "maybe"}]},
+            'field claims[0].verdict: "maybe" is not one of',
+        ),
+        ({"claims": [verdict().to_table() | {"more": 1}]}, "('more' was unexpected)"),
         ({"surprise": 1}, "('surprise' was unexpected)"),
         ({"landscapes": {}}, 'field landscapes: {} is not of type "array"'),
         ({"landscapes": [{"schema": 2}]}, 'landscapes[0]: "model" is a required property'),
@@ -133,16 +137,6 @@ def test_what_lies_too_deep_to_be_checked_is_refused_in_a_sentence(missing: str 
     table.pop(missing, None)
     with pytest.raises(RecordError, match=r"file.json: .*; "):
         Landscape.from_json(json.dumps(table), "file.json")
-
-
-def test_a_name_in_a_results_file_cannot_lead_out_of_its_folder(tmp_path: Path) -> None:
-    RUN.write_folder(tmp_path / "out")
-    outside = tmp_path / "outside.json"
-    outside.write_text(RUN.landscapes[0].to_json())
-    results = tmp_path / "out" / "results.json"
-    results.write_text(json.dumps(json.loads(results.read_text()) | {"landscapes": [str(outside)]}))
-    with pytest.raises(RecordError, match=r"out/outside\.json: cannot be read"):
-        read_run(tmp_path / "out")
 
 
 def test_numbers_that_json_has_not_are_refused_and_never_written(tmp_path: Path) -> None:

@@ -10,10 +10,12 @@ import torch
 
 from fixtures.cases import Case, FineTuneRequest, Request
 from fixtures.dry_run import in_words, table
+from fixtures.measured import Measured
 from harness.controls import null_controls
 from harness.models import load_model
 from harness.pipeline import Experiment
 from harness.protocol import ExtractionSettings, GeometrySettings, Subset
+from harness.robustness import GRID
 from harness.store import Store
 from harness.tokenizer import load_tokenizer
 from harness.workload import Part, workload
@@ -44,9 +46,12 @@ def case(store: Path, **changes: object) -> Case:
     return judged
 
 
+Told = tuple[Path, list[Part], list[Part], Measured]
+
+
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Part], list[Part]]:
-    """A store, and what was to be computed into it, before that was done and after."""
+def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
+    """A store, what was to be computed into it before that was done and after, and what came."""
     store = tmp_path_factory.mktemp("store")
     before = case(store).to_compute()
     assert not list(store.iterdir())
@@ -54,19 +59,36 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Part], li
     quick = GeometrySettings(neighbors=20, id_k=4, density_k=6, draws=0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fixtures.cases.Experiment", partial(Experiment, geometry=quick))
-        case(store).landscapes()
-    return store, before, case(store).to_compute()
+        patch.setattr("fixtures.cases.GRID", {"Z 0": GRID["Z 0"]})
+        measured = case(store, robustness=True).landscapes()
+    return store, before, case(store).to_compute(), measured
 
 
-def test_what_is_told_is_what_is_computed(told: tuple[Path, list[Part], list[Part]]) -> None:
-    store, before, after = told
+def test_all_that_is_asked_for_is_measured(told: Told) -> None:
+    measured, tuned = told[3], {"fine-tuned"}
+    steps = {f"fine-tuned@{step}" for step in (1, 2, 3)}
+    shots = {"0-shot", "1-shot"}
+    assert not measured.failed and measured.own.keys() == shots | tuned | steps
+    assert {name: set(found) for name, found in measured.variations.items()} == {
+        "Z 0": shots | tuned
+    }
+    assert {name: set(found) for name, found in measured.controls.items()} == {
+        "embeddings": shots,
+        "other-shots": shots,
+        "mixed-shots": shots,
+        "shuffled-labels": shots | tuned,
+    }
+
+
+def test_what_is_told_is_what_is_computed(told: Told) -> None:
+    store, before, after, _ = told
     assert not any(part.kept for part in before) and all(part.kept for part in after)
     assert [replace(part, kept=True) for part in before] == after
     entries = [one for one in (store / "representations").iterdir() if one.is_dir()]
     assert len(before) == len(entries) + 1  # and the fine-tuning
 
 
-def test_each_thing_is_told_once(told: tuple[Path, list[Part], list[Part]]) -> None:
+def test_each_thing_is_told_once(told: Told) -> None:
     names = [part.name for part in told[1]]
     assert names[:4] == ["fine-tuning", "0-shot", "1-shot", "fine-tuned"]
     assert names.count("fine-tuned@0") == 1 and "fine-tuned@3" in names
@@ -87,7 +109,7 @@ def test_of_the_grid_only_what_the_model_sees_is_told(tmp_path: Path) -> None:
 
 
 def test_a_training_reads_its_questions_forward_and_back_and_the_others_forward(
-    told: tuple[Path, list[Part], list[Part]],
+    told: Told,
 ) -> None:
     fine_tuned = case(told[0]).fine_tuned
     assert fine_tuned

@@ -3,65 +3,23 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from harness.controls import MEANING, TRAINED, kind_of
+from harness.controls import TRAINED
 from harness.errors import RecordError
 from harness.landscape import PUBLISHED, Landscape, read_published
 from harness.questions.categories import CATEGORIES
 from reports import figures
+from reports.pages import MARKS, pages, texts
 from reports.run import AUTHORS_CURVES, Run
+from reports.scale import Scale
 from reports.verdict import OURS, PAPER, Outcome, Skipped, Verdict
-from reports.words import interval, number
 
-TEMPLATES = Path(__file__).with_name("templates")
 REFERENCE = "llama-3-8b"
-MARKS = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "?"}
-OVERHANG = 0.6  # of what a bar must show: how far intervals may widen it to each side
-
-
-@dataclass(frozen=True)
-class Scale:
-    """The axis of a finding's bars, from 0 to 100."""
-
-    low: float
-    high: float
-
-    @classmethod
-    def over(cls, verdicts: Iterable[Verdict]) -> Scale:
-        """Return the scale that shows all thresholds and effects of some verdicts.
-
-        Of intervals and of controls it shows what is not much farther away than these.
-        """
-        found = list(verdicts)
-        shown = [*(one.threshold for one in found), *_effects(found)] or [0.0]
-        low, high = min(shown), max(shown)
-        span = (high - low) or abs(high) or 1.0
-        controls = [control for one in found for control in one.controls]
-        shown_too: list[Verdict | Outcome] = [*found, *controls]
-        ends = [end for one in shown_too for end in one.interval or ()]
-        ends = [*filter(math.isfinite, ends), *_effects(controls)]
-        low = max(min([low, *ends]), low - OVERHANG * span)
-        high = min(max([high, *ends]), high + OVERHANG * span)
-        margin = max(0.05 * (high - low), 1e-9 * max(abs(low), abs(high)), 1e-9)
-        return cls(low - margin, high + margin)
-
-    def beyond(self, value: float) -> int:
-        """Return -1 or 1 for a value that is left or right of the axis, else 0."""
-        return int(value > self.high) - int(value < self.low)
-
-    def at(self, value: float) -> float:
-        """Return where a value, which may be infinite, is on the axis, in its limits."""
-        return round(100 * min(max((value - self.low) / (self.high - self.low), 0), 1), 2)
 
 
 class Report:
@@ -82,13 +40,13 @@ class Report:
         self.models = [model for model in judged if model not in self.published]
         if not self.models:
             self.models, self.published = self.published, []
-        self.pages = _pages(autoescape=True)
-        self.texts = _pages(autoescape=False, finalize=cell)
+        self.pages = pages()
+        self.texts = texts()
 
     def show(self, template: str, **values: Any) -> str:
         """Return one of `reports/templates`, filled in."""
-        pages = self.pages if template.endswith(".html") else self.texts
-        return pages.get_template(template).render(report=self, **values)
+        templates = self.pages if template.endswith(".html") else self.texts
+        return templates.get_template(template).render(report=self, **values)
 
     @cached_property
     def sections(self) -> dict[str, dict[str, str]]:
@@ -302,38 +260,6 @@ class Report:
         return self.show("panels.html", panels=shown) if shown else ""
 
 
-def cell(text: object) -> str:
-    """Return text as a cell of a Markdown table can hold it, with nothing that is a command."""
-    if isinstance(text, Markup):  # of ours
-        return text
-    plain = " ".join(str(text).split())
-    return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", plain)
-
-
-def flat(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a table of tables as one, the inner ones' names behind the outer's."""
-    found: dict[str, Any] = {}
-    for key, value in table.items():
-        if isinstance(value, dict):
-            found |= {f"{key} {name}": one for name, one in flat(value).items()}
-        elif isinstance(value, list):
-            found[key] = ", ".join(map(str, value))
-        else:
-            found[key] = value
-    return found
-
-
-def by_name(outcomes: Iterable[Outcome]) -> dict[str, Outcome]:
-    """Return what came out under controls, or in variations, by their names."""
-    return {one.name: one for one in outcomes}
-
-
-def meanings(names: Iterable[str]) -> dict[str, str]:
-    """Return what each of some controls is; those with random weights once, without their seed."""
-    kinds = {kind_of(name) for name in names}
-    return {known: meaning for known, meaning in MEANING.items() if known in kinds}
-
-
 def _once_each(landscapes: Iterable[Landscape]) -> list[Landscape]:
     """Return landscapes once each. Raises RecordError for two of one name."""
     found: dict[tuple[str | None, ...], Landscape] = {}
@@ -348,34 +274,3 @@ def _once_each(landscapes: Iterable[Landscape]) -> list[Landscape]:
 
 def _kind(control: str) -> str:
     return "trained" if control in TRAINED else "untrained"
-
-
-def _effects(some: Iterable[Verdict | Outcome]) -> list[float]:
-    return [one.effect for one in some if math.isfinite(one.effect)]
-
-
-def _pages(**options: Any) -> Environment:
-    pages = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        **options,
-    )
-    pages.filters |= {
-        "number": _safe(number),
-        "interval": _safe(interval),
-        "value": _safe(lambda one: one.effect_in_words),
-        "mark": MARKS.__getitem__,
-    }
-    pages.globals |= {
-        "by_name": by_name,
-        "flat": flat,
-        "meanings": meanings,
-    }
-    return pages
-
-
-def _safe(text: Callable[[Any], str]) -> Callable[[Any], Markup]:
-    """Return a function whose text is known to hold nothing but numbers."""
-    return lambda value: Markup(text(value))

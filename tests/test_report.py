@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from harness.errors import RecordError
 from reports import figures
 from reports.render import render
+from reports.scale import Scale
 from reports.verdict import Outcome
-from reports.view import Report, Scale
+from reports.view import Report
 from reports.words import number
 from tests.invented import HOSTILE, RUN, landscape, verdict
 

@@ -263,11 +263,11 @@ def _by_label(
     name: str, labels: Sequence[str], peaks: DensityPeaks, neighbors: Neighbors
 ) -> Values:
     """Return how peaks and neighbourhoods agree with one kind of label."""
-    found = agreement(peaks.assignment, labels, permutations=0)
+    found = agreement(peaks.assignment, labels)
     return {
-        f"ari_{name}": found.adjusted_rand_index.value,
-        f"ami_{name}": found.adjusted_mutual_information.value,
-        f"homogeneity_{name}": found.homogeneity.value,
+        f"ari_{name}": found.adjusted_rand_index,
+        f"ami_{name}": found.adjusted_mutual_information,
+        f"homogeneity_{name}": found.homogeneity,
         f"overlap_{name}": _label_overlap(neighbors, labels),
     }
 
@@ -284,7 +284,7 @@ def _by_given(given: Sequence[str] | None, peaks: DensityPeaks, neighbors: Neigh
 
 def _label_overlap(neighbors: Neighbors, labels: Sequence[str]) -> float:
     try:
-        return label_overlap(neighbors, labels).balanced
+        return label_overlap(neighbors, labels)
     except GeometryError:  # a label has more points than neighbours are kept for
         return math.nan
 
@@ -294,7 +294,7 @@ def _kindred(tree: Dendrogram | None, labels: Labels) -> tuple[float, float]:
     if tree is None:
         return math.nan, math.nan
     try:
-        found = category_agreement(tree, labels.categories, PERMUTATIONS)
+        value, null = category_agreement(tree, labels.categories, PERMUTATIONS)
     except GeometryError:  # no two categories to compare
         return math.nan, math.nan
-    return found.value, float(np.quantile(found.null, CHANCE))
+    return value, float(np.quantile(null, CHANCE))

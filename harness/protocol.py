@@ -333,20 +333,24 @@ def parse_shots(text: str) -> tuple[int, ...]:
 
 
 def cache_key(*parts: object) -> str:
-    """Return the sha256 of the canonical JSON of `parts` (dataclasses, mappings, plain values)."""
+    """Return the sha256 of the canonical JSON of `parts` (dataclasses, mappings, plain values).
+
+    Names of dataclasses and of their fields are part of it: after one is renamed, or a field added
+    that is not in LATER, nothing that a store holds under such a key is found any more.
+    """
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=_named)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 # Fields that were added after things had been kept: with these values they are no part of a key,
 # so that what is there is still found.
-LATER = {"header": True}
+LATER: dict[tuple[type, str], object] = {(PromptFormat, "header"): True}
 
 
 def _named(part: Any) -> dict[str, Any]:
     fields = asdict(part)
-    for name, value in LATER.items():
-        if name in fields and fields[name] == value:
+    for (kind, name), value in LATER.items():
+        if type(part) is kind and fields[name] == value:
             del fields[name]
     return {type(part).__name__: fields}
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 import numpy as np
@@ -77,6 +77,14 @@ def test_a_setting_that_came_later_changes_no_key_but_its_own() -> None:
     key = "bd677c3a"
     assert cache_key(PromptFormat(5)).startswith(key)
     assert not cache_key(PromptFormat(5, header=False)).startswith(key)
+
+
+def test_a_field_of_the_same_name_in_another_class_is_part_of_its_key() -> None:
+    @dataclass(frozen=True)
+    class Page:
+        header: bool = True
+
+    assert cache_key(Page()) == sha256(b'[{"Page":{"header":true}}]').hexdigest()
 
 
 def test_a_key_is_the_digest_of_every_setting_also_of_those_that_are_not_given() -> None:

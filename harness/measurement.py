@@ -133,8 +133,9 @@ def measure_layers(
     read: returns a layer's (N, D) points; it is called when the layer's turn comes. With several
         processes it is called in one of them, so it must be something that pickle can send.
     processes: layers measured at the same time; torch's threads are shared out among them. Each
-        needs memory for a layer. None is one, or one a thread where that was measured to be
-        faster: when many points have subsamples, most of whose analysis uses one core.
+        needs memory for a layer. None is one, or one a thread but at most MOST_PROCESSES where that
+        was measured to be faster: when many points have subsamples, most of whose analysis uses one
+        core.
 
     Raises GeometryError as `measure_layer` does.
     """

@@ -6,7 +6,7 @@ from harness.errors import DatasetError, GeometryError, SettingsError
 from harness.pipeline import Experiment
 from harness.processes import launched_processes
 from harness.protocol import PromptFormat
-from harness.training_record import RECORD, record_of
+from harness.training_record import record_file, record_of
 
 
 def check_landscape(
@@ -59,6 +59,6 @@ def _check_unseen(experiment: Experiment) -> None:
     if seen:
         raise DatasetError(
             f"{adapter}: was trained on {len(seen)} of the {len(questions)} questions to analyse "
-            f"({adapter.parent / RECORD} tells which it was trained on); give the same "
+            f"({record_file(adapter)} tells which it was trained on); give the same "
             "--train-from-test, the training's split as --leave-out, or another --split"
         )

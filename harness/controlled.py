@@ -69,5 +69,5 @@ def _everywhere(landscape: Landscape, layers: tuple[int, ...]) -> Landscape:
         layer=layers,
         curves=alike(landscape.curves),
         draws=tuple(Draw(alike(draw.curves)) for draw in landscape.draws),
-        accuracy=None,
+        accuracy=None,  # stores have landscapes with one, told from letters that nothing gave
     )

@@ -133,8 +133,9 @@ def measure_layers(
     read: returns a layer's (N, D) points; it is called when the layer's turn comes. With several
         processes it is called in one of them, so it must be something that pickle can send.
     processes: layers measured at the same time; torch's threads are shared out among them. Each
-        needs memory for a layer. None is one, or one a thread where that was measured to be
-        faster: when many points have subsamples, most of whose analysis uses one core.
+        needs memory for a layer. None is one, or one a thread but at most MOST_PROCESSES where that
+        was measured to be faster: when many points have subsamples, most of whose analysis uses one
+        core.
 
     Raises GeometryError as `measure_layer` does.
     """
@@ -263,11 +264,11 @@ def _by_label(
     name: str, labels: Sequence[str], peaks: DensityPeaks, neighbors: Neighbors
 ) -> Values:
     """Return how peaks and neighbourhoods agree with one kind of label."""
-    found = agreement(peaks.assignment, labels, permutations=0)
+    found = agreement(peaks.assignment, labels)
     return {
-        f"ari_{name}": found.adjusted_rand_index.value,
-        f"ami_{name}": found.adjusted_mutual_information.value,
-        f"homogeneity_{name}": found.homogeneity.value,
+        f"ari_{name}": found.adjusted_rand_index,
+        f"ami_{name}": found.adjusted_mutual_information,
+        f"homogeneity_{name}": found.homogeneity,
         f"overlap_{name}": _label_overlap(neighbors, labels),
     }
 
@@ -284,7 +285,7 @@ def _by_given(given: Sequence[str] | None, peaks: DensityPeaks, neighbors: Neigh
 
 def _label_overlap(neighbors: Neighbors, labels: Sequence[str]) -> float:
     try:
-        return label_overlap(neighbors, labels).balanced
+        return label_overlap(neighbors, labels)
     except GeometryError:  # a label has more points than neighbours are kept for
         return math.nan
 
@@ -294,7 +295,7 @@ def _kindred(tree: Dendrogram | None, labels: Labels) -> tuple[float, float]:
     if tree is None:
         return math.nan, math.nan
     try:
-        found = category_agreement(tree, labels.categories, PERMUTATIONS)
+        value, null = category_agreement(tree, labels.categories, PERMUTATIONS)
     except GeometryError:  # no two categories to compare
         return math.nan, math.nan
-    return found.value, float(np.quantile(found.null, CHANCE))
+    return value, float(np.quantile(null, CHANCE))

@@ -21,7 +21,12 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.utils import is_flash_attn_2_available, logging
+from transformers.utils import (
+    cached_file,
+    extract_commit_hash,
+    is_flash_attn_2_available,
+    logging,
+)
 
 from harness.checksums import file_digest
 from harness.device import has_bfloat16
@@ -270,17 +275,30 @@ def check_name(name: str, file: str | None = "config.json") -> str:
 def model_fingerprint(name: str, file: str | None = "config.json") -> str:
     """Return what identifies the model's bytes: the sha256 of a folder's files, or a hub commit.
 
+    file: None for a tokenizer, which need not have a `config.json`.
+
     Raises ModelError for a folder that is missing or has no `file`, or a hub name out of reach.
     """
     folder = Path(check_name(name, file))
-    if not os.path.isdir(folder):
-        try:
-            return (
-                f"{name}@{AutoConfig.from_pretrained(name, trust_remote_code=False)._commit_hash}"
-            )
-        except Exception as error:  # as above
-            raise NoModelError(f"{name}: not on the hub or not reachable; give a folder") from error
-    return _digest(folder)
+    if os.path.isdir(folder):
+        return _digest(folder)
+    files = [file] if file else ["tokenizer_config.json", "config.json"]
+    try:
+        return f"{name}@{_hub_commit(name, files)}"
+    except Exception as error:  # as above
+        raise NoModelError(
+            f"{name}: no {files[0]} on the hub, or not reachable; give a folder"
+        ) from error
+
+
+def _hub_commit(name: str, files: Sequence[str]) -> str:
+    """Return the commit that the first of `files` which is there is of."""
+    for file in files:
+        found = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+        commit: str | None = extract_commit_hash(found, None)
+        if commit:
+            return commit
+    raise FileNotFoundError(name)
 
 
 def check_adapter(adapter: Path) -> None:

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.accuracy import Accuracy, accuracy
 from harness.cost import counted, read_cost
 from harness.device import default_device, device_name
+from harness.errors import SettingsError
 from harness.landscape import Draw, Landscape
 from harness.names import dataset_name, model_name
 from harness.processes import launched_processes
@@ -191,11 +193,13 @@ class Experiment:
     def accuracy(self, prompt: PromptFormat) -> Accuracy:
         """Return how many questions are answered in this condition; extract it if need be.
 
-        Raises UserError as `landscape` does.
+        Raises UserError as `landscape` does, and SettingsError without a network.
         """
-        questions = self.questions.questions
+        if self.control.weights == "none":
+            raise SettingsError("without a network no question is answered; take other weights")
         right = self._right(self.representations(prompt))
-        return accuracy(right, [question.subject for question in questions])
+        assert right is not None
+        return accuracy(right, [question.subject for question in self.questions.questions])
 
     def extraction_key(self, prompt: PromptFormat) -> str:
         """Return what the store knows the representations in this condition by.
@@ -280,16 +284,21 @@ class Experiment:
         kept = self.store.find("representations", self.extraction_key(prompt))
         return kept or self.representations(prompt)
 
-    def _given(self, folder: Path) -> list[str]:
-        """Return the letter that the model gives to every question."""
+    def _given(self, folder: Path) -> list[str] | None:
+        """Return the letter that the model gives to every question; None without a network."""
         from harness.extraction.shards import read_letter_logits
 
+        if self.control.weights == "none":
+            return None
         return [LETTERS[index] for index in read_letter_logits(folder).argmax(dim=1).tolist()]
 
-    def _right(self, folder: Path) -> list[bool]:
+    def _right(self, folder: Path) -> list[bool] | None:
+        given = self._given(folder)
+        if given is None:
+            return None
         return [
             letter == question.letter
-            for letter, question in zip(self._given(folder), self.questions.questions, strict=True)
+            for letter, question in zip(given, self.questions.questions, strict=True)
         ]
 
     def _measure(self, prompt: PromptFormat, start: Experiment | None) -> Landscape:
@@ -310,7 +319,11 @@ class Experiment:
             f"{self._name} {condition}",
             partial(read_layer, before, device=device) if before else None,
         )
-        right = np.array(self._right(folder))
+        right = self._right(folder)
+
+        def share(rows: NDArray[np.int64] | slice) -> float | None:
+            return None if right is None else float(np.array(right)[rows].mean())
+
         cost = {
             "extraction": read_cost(folder).get("seconds"),
             "measuring": time.monotonic() - started,
@@ -323,10 +336,10 @@ class Experiment:
             found.layers,
             found.whole,
             len(self.questions.subjects),
-            float(right.mean()),
+            share(slice(None)),
             self.origin(prompt) | {"cost": cost},
             tuple(
-                Draw(curves, float(right[rows].mean()))
+                Draw(curves, share(rows))
                 for curves, rows in zip(found.draws, found.drawn, strict=True)
             ),
             tree=found.tree,
@@ -337,17 +350,14 @@ class Experiment:
 
         questions = self.questions.questions
         subjects = [question.subject for question in questions]
-        answers, given = [question.letter for question in questions], self._given(folder)
+        answers = [question.letter for question in questions]
         if self.control.labels == "shots":
             subjects = [self._shots[question.row][0].subject for question in questions]
+        labels = Labels(subjects, answers, CATEGORIES, self._given(folder))
         if self.control.labels == "shuffled":
             order = np.random.default_rng(self.control.seed).permutation(len(questions))
-            subjects, answers, given = (
-                [labels[i] for i in order] for labels in (subjects, answers, given)
-            )
-        return Labels(
-            subjects, answers, CATEGORIES, given if self.control.weights != "none" else None
-        )
+            labels = labels.of(order)
+        return labels
 
     def origin(self, prompt: PromptFormat) -> dict[str, Any]:
         """Return what the results in this condition come from: settings, bytes and versions.

@@ -187,7 +187,8 @@ class FineTuning:
 class GeometrySettings:
     """How a cloud of representations is analysed.
 
-    neighbors: neighbours kept for every point (`maxk`); all there are when the points are fewer.
+    neighbors: neighbours kept for every point (`maxk`); all there are when the points are fewer. As
+        many as `least_points` have of each other, or more.
     id_k: Gride compares the distances to neighbours `id_k` and `2 id_k`; a power of two.
     density_k: neighbours of the kNN density; None is the point-adaptive density (PAk), which
         chooses their number at every point.
@@ -214,6 +215,12 @@ class GeometrySettings:
                 raise SettingsError(f"{name} is {value}; give 1 or more")
         if self.id_k < 1 or self.id_k & (self.id_k - 1):
             raise SettingsError(f"id_k is {self.id_k}; Gride's scales are the powers of two")
+        needed = self.least_points() - 1
+        if self.neighbors < needed:
+            raise SettingsError(
+                f"neighbors is {self.neighbors}; give {needed} or more, which id_k {self.id_k}, "
+                f"density_k {self.density_k} and {self.draws} draws need"
+            )
 
     def least_points(self, overlap: bool = False) -> int:
         """Return how many points can be analysed at least, with the draws of them.
@@ -326,20 +333,24 @@ def parse_shots(text: str) -> tuple[int, ...]:
 
 
 def cache_key(*parts: object) -> str:
-    """Return the sha256 of the canonical JSON of `parts` (dataclasses, mappings, plain values)."""
+    """Return the sha256 of the canonical JSON of `parts` (dataclasses, mappings, plain values).
+
+    Names of dataclasses and of their fields are part of it: after one is renamed, or a field added
+    that is not in LATER, nothing that a store holds under such a key is found any more.
+    """
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=_named)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 # Fields that were added after things had been kept: with these values they are no part of a key,
 # so that what is there is still found.
-LATER = {"header": True}
+LATER: dict[tuple[type, str], object] = {(PromptFormat, "header"): True}
 
 
 def _named(part: Any) -> dict[str, Any]:
     fields = asdict(part)
-    for name, value in LATER.items():
-        if name in fields and fields[name] == value:
+    for (kind, name), value in LATER.items():
+        if type(part) is kind and fields[name] == value:
             del fields[name]
     return {type(part).__name__: fields}
 

@@ -37,9 +37,19 @@ def read_record(adapters: Path) -> Table:
     return check_table(read_file(file, WAY_OUT), SCHEMA, str(file), WAY_OUT)
 
 
+def record_file(adapter: Path) -> Path | None:
+    """Return the file with the record of the training that made `adapter`; None if it has none.
+
+    It is beside the adapter's folder, or beside the link to it that was given.
+    """
+    beside = (adapter.resolve().parent / RECORD, adapter.parent / RECORD)
+    return next((file for file in beside if file.is_file()), None)
+
+
 def record_of(adapter: Path) -> Table | None:
     """Return the record of the training that made `adapter`; None if it has none.
 
     Raises RecordError for a bad file.
     """
-    return read_record(adapter.parent) if (adapter.parent / RECORD).is_file() else None
+    file = record_file(adapter)
+    return read_record(file.parent) if file else None

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ from click.testing import CliRunner
 
 from fixtures.cases import TOY
 from harness.cli import commands
-from harness.errors import UserError
+from harness.errors import NoModelError, UserError
+from harness.models import model_fingerprint
 from harness.pipeline import Experiment
+from harness.store import Store
 from harness.tokenizer import letter_tokens
 from tests.trying import refused
 
@@ -105,6 +108,39 @@ def test_a_tokenizer_that_gives_tokens_which_the_model_lacks_is_refused(tmp_path
     given = ["measure", "--model", fewer, "--mmlu", QUESTIONS, "--per-subject", "3"]
     message = f"{fewer}: has {config['vocab_size'] - 200} tokens, and the tokenizer gives number"
     refused([*given, "--store", str(tmp_path / "store")], message, tmp_path)
+
+
+def test_a_tokenizer_on_the_hub_needs_no_model_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+    def put(name: str, commit: str, *files: str) -> str:
+        repository = tmp_path / "cache" / f"models--owner--{name}"
+        for folder in ("refs", f"snapshots/{commit}", f".no_exist/{commit}"):
+            (repository / folder).mkdir(parents=True)
+        (repository / "refs" / "main").write_text(commit)
+        for file in files:
+            shutil.copy(TOY / "model" / file, repository / "snapshots" / commit)
+        if "config.json" not in files:  # so the cache keeps that it was looked for
+            (repository / ".no_exist" / commit / "config.json").touch()
+        return f"owner/{name}"
+
+    alone = put("tokenizer", "a" * 40, "tokenizer.json", "tokenizer_config.json")
+    beside = put("old", "b" * 40, "tokenizer.json", "config.json")
+    model = put("model", "c" * 40, "tokenizer.json", "tokenizer_config.json", "config.json")
+    for name, commit in ((alone, "a" * 40), (beside, "b" * 40), (model, "c" * 40)):
+        asked = Experiment(MODEL, QUESTIONS, Store(tmp_path / "store"), tokenizer=name)
+        assert asked.fingerprint.endswith(f"; tokenizer {name}@{commit}")
+    assert model_fingerprint(model) == f"{model}@{'c' * 40}"
+    given = Experiment(MODEL, QUESTIONS, Store(tmp_path / "store"), tokenizer=alone)
+    assert given.tokens(["What is it?"]) == replace(given, tokenizer=None).tokens(["What is it?"])
+    for name, file in ((alone, "config.json"), ("owner/nothing", "config.json")):
+        with pytest.raises(NoModelError, match=f"^{name}: no {file} on the hub, or not reachable"):
+            model_fingerprint(name)
+    with pytest.raises(NoModelError, match=r"nothing: no tokenizer_config\.json on the hub"):
+        model_fingerprint("owner/nothing", None)
 
 
 def test_a_full_gpu_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,9 +20,9 @@ from fixtures.contrast import Contrast
 from fixtures.measured import Measured
 from harness.controlled import control_landscapes
 from harness.controls import null_controls
-from harness.errors import DatasetError, ModelError
+from harness.errors import DatasetError, ModelError, SettingsError
 from harness.extraction.shards import read_layer
-from harness.landscape import Landscape
+from harness.landscape import Draw, Landscape
 from harness.models import load_model
 from harness.pipeline import Experiment
 from harness.protocol import Control, ExtractionSettings, GeometrySettings, PromptFormat, Subset
@@ -78,6 +78,28 @@ def test_mean_embeddings_are_those_of_a_plain_loop(experiment: Experiment) -> No
     for row, prompt in enumerate(under.prompts(PromptFormat(2))):
         rows = [table.weight[token] for token in tokenizer(prompt)["input_ids"]]
         torch.testing.assert_close(found[row], sum(rows) / len(rows), rtol=1e-5, atol=1e-6)
+
+
+def test_without_a_network_nothing_is_answered(experiment: Experiment) -> None:
+    with replace(experiment, control=Control("none", labels="shuffled")) as under:
+        found = under.landscape(PromptFormat(2))
+        assert found.accuracy is None and found.accuracy_interval is None
+        assert [draw.accuracy for draw in found.draws] == [None, None]
+        assert not found.has("ari_given") and found.has("ari_answers")
+        with pytest.raises(SettingsError, match="without a network no question is answered"):
+            under.accuracy(PromptFormat(2))
+
+
+def test_an_accuracy_that_a_store_has_of_bare_embeddings_is_left_out(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    curves = {"density_peaks": (3.0,)}
+    kept = Landscape("m", "0-shot", (0,), curves, 2, 0.25, draws=(Draw(curves, 0.25),))
+    own = {"0-shot": replace(kept, layer=(1, 2), curves={}, draws=())}
+    monkeypatch.setattr(Experiment, "landscape", lambda *_: kept)
+    found = control_landscapes("embeddings", Control("none"), experiment, (0,), own)["0-shot"]
+    assert found.accuracy is None and found.draws[0].accuracy is None
+    assert found.layer == (1, 2) and found.curves == {"density_peaks": (3.0, 3.0)}
 
 
 def test_random_weights_come_from_their_seed_alone() -> None:

@@ -67,7 +67,7 @@ def test_letters_given_are_labels_of_their_own() -> None:
 def test_a_label_of_more_points_than_neighbours_has_no_overlap_and_the_rest_is_known() -> None:
     # 60 points a label, and the share of 30 % of them that the overlap looks at is 18.
     for neighbors, known in ((17, False), (18, True)):
-        settings = GeometrySettings(neighbors=neighbors, id_k=8, density_k=16)
+        settings = GeometrySettings(neighbors=neighbors, id_k=8, density_k=16, draws=0)
         values = measure_layer(blobs(0), labels(), settings).values
         assert math.isfinite(values["overlap_subjects"]) == known
         assert math.isfinite(values["homogeneity_subjects"])

@@ -2,13 +2,17 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 import numpy as np
 import pytest
 
-from harness.errors import SettingsError
+from harness.errors import GeometryError, SettingsError
+from harness.geometry.subsample import draw_subsamples
+from harness.measurement import Labels, measure_layer
 from harness.protocol import (
+    DRAW_SHARE,
     Control,
     FineTuning,
     GeometrySettings,
@@ -75,6 +79,14 @@ def test_a_setting_that_came_later_changes_no_key_but_its_own() -> None:
     assert not cache_key(PromptFormat(5, header=False)).startswith(key)
 
 
+def test_a_field_of_the_same_name_in_another_class_is_part_of_its_key() -> None:
+    @dataclass(frozen=True)
+    class Page:
+        header: bool = True
+
+    assert cache_key(Page()) == sha256(b'[{"Page":{"header":true}}]').hexdigest()
+
+
 def test_a_key_is_the_digest_of_every_setting_also_of_those_that_are_not_given() -> None:
     whole = """[{"Subset":{"leave_out":null,"per_subject":2,"rows":null,"seed":42,\
 "split":"test","without":null}}]"""
@@ -116,6 +128,7 @@ def test_the_order_is_drawn_anew_for_every_question() -> None:
         (PromptFormat, {"seed": 2**63}),
         (Control, {"seed": -1}),
         (GeometrySettings, {"neighbors": 0}),
+        (GeometrySettings, {"neighbors": 40}),
         (GeometrySettings, {"density_k": 0}),
         (GeometrySettings, {"overlap_k": 0}),
         (GeometrySettings, {"z": math.nan}),
@@ -142,3 +155,17 @@ def test_as_many_points_are_asked_for_as_each_measure_needs(
     settings: GeometrySettings, least: int
 ) -> None:
     assert settings.least_points() == least
+    assert replace(settings, neighbors=least - 1).least_points() == least
+    with pytest.raises(SettingsError, match=f"neighbors is {least - 2}; give {least - 1} or more"):
+        replace(settings, neighbors=least - 2)
+
+
+def test_the_least_points_can_be_measured_with_the_least_neighbours() -> None:
+    settings = GeometrySettings(neighbors=41, draws=10)
+    points = np.random.default_rng(0).normal(size=(settings.least_points(), 3))
+    labels = Labels(["s"] * len(points), ["A"] * len(points))
+    draws = draw_subsamples(len(points), settings.draws, DRAW_SHARE)
+    found = measure_layer(points, labels, settings, draws)
+    assert all(math.isfinite(one["intrinsic_dimension"]) for one in found.subsamples)
+    with pytest.raises(GeometryError, match="Gride at k=16 needs 33 distinct points"):
+        measure_layer(points[:-2], labels.of(np.arange(40)), settings, [np.arange(32)])

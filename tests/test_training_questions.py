@@ -104,17 +104,32 @@ def test_the_claims_train_what_the_command_trains(
     assert here.experiment.budgets == budgets and here.options.tokens == 7
 
 
-def test_an_adapter_is_not_analysed_on_what_trained_it(tmp_path: Path) -> None:
+def test_an_adapter_is_not_analysed_on_what_trained_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = run(tmp_path, "--output-dir", str(tmp_path / "out"), "--max-train-steps", "1")
-    common = ["--model", MODEL, "--mmlu", QUESTIONS, "--store", str(tmp_path / "store")]
-    common += ["--adapter", str(folder), "--checkpoint", "final", "--split"]
-    for split, has_learnt in (("validation", True), ("test", False)):
-        extraction = ["extract", *common, split, "--per-subject", "40"]
-        if has_learnt:
-            with pytest.raises(DatasetError, match="to analyse"):
-                CliRunner().invoke(commands, extraction, catch_exceptions=False)
-        else:
-            assert CliRunner().invoke(commands, extraction, catch_exceptions=False).exit_code == 0
+    common = ["extract", "--model", MODEL, "--mmlu", QUESTIONS, "--per-subject", "40"]
+    common += ["--store", str(tmp_path / "store")]
+    final, link, elsewhere = folder / "final", tmp_path / "link", tmp_path / "elsewhere" / "moved"
+
+    def asked(split: str, *adapter: str) -> int:
+        given = [*common, "--split", split, "--adapter", *adapter]
+        return CliRunner().invoke(commands, given, catch_exceptions=False).exit_code
+
+    def refused(*adapter: str) -> None:
+        with pytest.raises(DatasetError, match=rf"to analyse \({folder / 'training.json'} tells"):
+            asked("validation", *adapter)
+
+    assert asked("test", str(folder), "--checkpoint", "final") == 0
+    refused(str(folder), "--checkpoint", "final")
+    link.symlink_to(final)
+    refused(str(link))
+    monkeypatch.chdir(final)
+    refused(".")
+    elsewhere.parent.mkdir()
+    final.rename(elsewhere)
+    final.symlink_to(elsewhere)
+    refused(str(final))
     tested = run(tmp_path, "--train-split", "test", "--max-train-steps", "1")
     assert len(json.loads((tested / "training.json").read_text())["learnt"]) == 48
 

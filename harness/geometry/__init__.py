@@ -1,1 +1,1 @@
-"""Arrays in, numbers out: the geometry of a cloud of points, through DADApy."""
+"""Arrays in, numbers out: the geometry of a cloud of points; ID, density and peaks are DADApy's."""

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import cophenet, linkage
-from scipy.spatial.distance import squareform
 
 from harness.errors import GeometryError
-from harness.geometry.agreement import Score
 from harness.geometry.density_peaks import DensityPeaks
 
 
@@ -28,11 +26,6 @@ class Dendrogram:
     linkage: NDArray[np.float64]
     labels: tuple[str, ...]
     shares: NDArray[np.float64]
-
-    @property
-    def heights(self) -> NDArray[np.float64]:
-        """(P, P) the height at which two peaks join (cophenetic distance); 0 on the diagonal."""
-        return squareform(cophenet(self.linkage))  # type: ignore[no-any-return]
 
 
 def dendrogram(peaks: DensityPeaks, labels: Sequence[str]) -> Dendrogram:
@@ -59,14 +52,15 @@ def dendrogram(peaks: DensityPeaks, labels: Sequence[str]) -> Dendrogram:
 
 
 def category_agreement(
-    tree: Dendrogram, categories: Mapping[str, str], permutations: int = 1000, seed: int = 0
-) -> Score:
-    """Return how much lower peaks of one category join than peaks of two, with its null.
+    tree: Dendrogram, categories: Mapping[str, str], permutations: int, seed: int = 0
+) -> tuple[float, NDArray[np.float64]]:
+    """Return how much lower peaks of one category join than peaks of two, and its null.
 
-    categories: of every label. The value is the mean height of pairs of peaks of two categories
-        less that of pairs of one, over the mean of all: 0 is no agreement. Pairs with the same
-        label are left out, and the null deals the labels' categories out anew among the labels,
-        so peaks of one label, which join low whatever the categories are, prove nothing.
+    categories: of every label. The value is the mean height (cophenetic distance) of pairs of peaks
+        of two categories less that of pairs of one, over the mean of all: 0 is no agreement. Pairs
+        with the same label are left out, and the null deals the labels' categories out anew among
+        the labels, so peaks of one label, which join low whatever the categories are, prove
+        nothing.
     permutations: so many times they are dealt out, with `seed`; the null is (R,).
 
     Raises GeometryError for a label without a category, or if no two labels share one.
@@ -80,7 +74,7 @@ def category_agreement(
     one, other = np.triu_indices(len(numbers), 1)
     differ = numbers[one] != numbers[other]
     one, other = numbers[one[differ]], numbers[other[differ]]
-    heights = squareform(tree.heights)[differ]
+    heights = cophenet(tree.linkage)[differ]
     if len(set(groups.tolist())) in (1, len(groups)):
         raise GeometryError(
             f"the peaks' {len(groups)} labels are in {len(set(groups.tolist()))} categories, "
@@ -95,4 +89,4 @@ def category_agreement(
 
     rng = np.random.default_rng(seed)
     null = [contrast(rng.permutation(groups)) for _ in range(permutations)]
-    return Score(contrast(groups), np.array(null))
+    return contrast(groups), np.array(null)

@@ -68,7 +68,10 @@ def first_identical(points: Points) -> NDArray[np.int64]:
 def nearest_neighbors(
     points: Points, count: int, working_memory: int = WORKING_MEMORY
 ) -> Neighbors:
-    """Return the `count` nearest neighbours of (N, D) distinct points; N - 1 if that is fewer.
+    """Return the `count` nearest neighbours of (N, D) points; N - 1 if that is fewer.
+
+    Points may be identical: they are each other's neighbours at a distance of 0, and each still its
+    own first. ID and density are of distinct points only (`first_identical`).
 
     Computed in float64 where the points are, on the CPU or a GPU. Distances are within TOLERANCE
     of the true ones, and in the order of those that float64 gives by differences.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,33 +11,12 @@ from harness.errors import GeometryError
 from harness.geometry.neighbors import Neighbors
 
 
-@dataclass(frozen=True)
-class Overlap:
-    """A share of neighbours for each of N labelled points.
-
-    points: (N,) 0 to 1; labels: (N,).
-    """
-
-    points: NDArray[np.float64]
-    labels: NDArray[np.str_]
-
-    @property
-    def by_label(self) -> dict[str, float]:
-        """The mean over the points of every label."""
-        names, numbers = np.unique(self.labels, return_inverse=True)
-        means = np.bincount(numbers, self.points) / np.bincount(numbers)
-        return dict(zip(names.tolist(), means.tolist(), strict=True))
-
-    @property
-    def balanced(self) -> float:
-        """The mean over labels that all weigh the same, whatever their number of points."""
-        return float(np.mean(list(self.by_label.values())))
-
-
 def label_overlap(
     neighbors: Neighbors, labels: Sequence[str], class_fraction: float = 0.3
-) -> Overlap:
-    """Return the share, 0 to 1, of each of N points' nearest neighbours that have its label.
+) -> float:
+    """Return the mean share, 0 to 1, of a point's nearest neighbours that have its label.
+
+    All labels weigh the same, whatever their number of points.
 
     labels: N. class_fraction: a point's nearest neighbours are as many as this share of its label's
         points, rounded down, and at least one.
@@ -46,13 +24,12 @@ def label_overlap(
     Raises GeometryError if there are fewer neighbours.
     Source: DADApy's `return_label_overlap`; the paper's repository takes 0.3.
     """
-    names = np.asarray(labels)
-    _, numbers, sizes = np.unique(names, return_inverse=True, return_counts=True)
+    _, numbers, sizes = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
     k = np.maximum((sizes * class_fraction).astype(np.int64), 1)[numbers]
     _check(neighbors, int(k.max()))
     near = numbers[neighbors.indices[:, 1 : k.max() + 1]] == numbers[:, None]
     near &= np.arange(k.max()) < k[:, None]
-    return Overlap(near.sum(axis=1) / k, names)
+    return float((np.bincount(numbers, near.sum(axis=1) / k) / sizes).mean())
 
 
 def representation_overlap(one: Neighbors, other: Neighbors, k: int = 30) -> NDArray[np.float64]:

@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 from scipy.cluster.hierarchy import dendrogram as draw_dendrogram
 
 from harness.controls import kind_of
-from harness.landscape import OVERLAP, PUBLISHED, Landscape, Tree
+from harness.landscape import OVERLAP, Landscape, Tree
+from harness.published import PUBLISHED
 
 QUANTITIES = {
     "intrinsic_dimension": "intrinsic dimension",

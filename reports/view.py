@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 
 from harness.controls import MEANING, TRAINED, kind_of
 from harness.errors import RecordError
-from harness.landscape import PUBLISHED, Landscape, read_published
+from harness.landscape import Landscape
+from harness.published import PUBLISHED, read_published
 from harness.questions.categories import CATEGORIES
 from reports import figures
 from reports.run import AUTHORS_CURVES, OURS, PAPER, Run

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from fixtures.cases import TOY
 from harness.errors import RecordError
-from harness.landscape import CURVES, Draw, Landscape, Tree, read_published
+from harness.landscape import CURVES, Draw, Landscape, Tree
+from harness.published import read_published
 from harness.training_record import RECORD, record_of
 from reports.run import Run, read_run
 from reports.view import Report

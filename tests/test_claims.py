@@ -18,7 +18,8 @@ from claims.test_two_phases import hump
 from fixtures.conditions import ACCURACY, Asked, ConditionSet
 from fixtures.contrast import Contrast
 from fixtures.verdict import Word
-from harness.landscape import CURVES, OVERLAP, Curve, Draw, Landscape
+from harness.curve import Curve
+from harness.landscape import CURVES, OVERLAP, Draw, Landscape
 
 LAYERS = tuple(range(1, 33))
 DEPTH = np.array(LAYERS) / 32

@@ -16,8 +16,8 @@ from fixtures.cases import Request
 from fixtures.judging import measure
 from fixtures.measured import Measured
 from harness.errors import ModelError, NoModelError, SettingsError
-from harness.landscape import read_published
 from harness.protocol import ExtractionSettings, Subset
+from harness.published import read_published
 from reports.run import AUTHORS_CURVES, Run, read_run
 from tests.running import MODEL, QUESTIONS, ROOT, Command
 

@@ -14,11 +14,11 @@ from click.core import ParameterSource
 from harness.checks import check_extraction, check_landscape
 from harness.device import default_precision
 from harness.disk import check_file, write_whole
-from harness.fine_tuned import split_test
 from harness.finetune_command import COUNT, DATASET_OPTION
 from harness.pipeline import Experiment
 from harness.processes import launched_processes
 from harness.protocol import Budgets, ExtractionSettings, GeometrySettings, PromptFormat, Subset
+from harness.questions.training_questions import split_test
 from harness.store import STORE, STORE_VARIABLE, Store
 from harness.workload import extraction
 

@@ -45,37 +45,6 @@ FINE_TUNING_VERSION = 2
 ZERO_SHOT = PromptFormat(0)
 
 
-def split_test(per_subject: int, analysed: Subset) -> tuple[Subset, Subset]:
-    """Return the training questions, `per_subject` of the test split, and the rest to analyse."""
-    training = Subset("test", per_subject)
-    return training, replace(analysed, without=training)
-
-
-def without_training(training: Subset, analysed: Subset) -> Subset:
-    """Return `analysed` without what trains a model: a dataset may hold a question twice.
-
-    Of other splits than the analysed one all questions are left out, so that what is analysed does
-    not depend on how many of them are drawn.
-    """
-    if analysed.split in training.split.split("+"):
-        return replace(analysed, without=training)
-    return replace(analysed, leave_out=training.split)
-
-
-def divide_questions(
-    training: Subset, analysed: Subset, train_from_test: int | None
-) -> tuple[Subset, str, Subset]:
-    """Return the questions that train, the split that is asked meanwhile, and those to analyse.
-
-    training, analysed: as they are asked for. train_from_test: train on so many questions a
-        subject of the test split instead.
-    """
-    if train_from_test:
-        training, analysed = split_test(train_from_test, analysed)
-        return training, "dev", analysed
-    return training, "validation", without_training(training, analysed)
-
-
 @dataclass(frozen=True)
 class FineTuned:
     """The fine-tuning of an experiment's model.

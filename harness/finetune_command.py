@@ -17,12 +17,13 @@ from harness.checks import check_extraction
 from harness.device import default_precision
 from harness.disk import write_whole
 from harness.errors import SettingsError
-from harness.fine_tuned import ZERO_SHOT, FineTuned, divide_questions
+from harness.fine_tuned import ZERO_SHOT, FineTuned
 from harness.pipeline import Experiment
 from harness.presets import PRESETS, TRAINING_SPLIT, choose_preset
 from harness.processes import is_spread, launched_processes
 from harness.protocol import Budgets, ExtractionSettings, FineTuning, Subset, TrainingOptions
 from harness.questions.mmlu import HUB_NAME
+from harness.questions.training_questions import divide_questions
 from harness.schemas import Table, check_table, read_file
 from harness.store import STORE, STORE_VARIABLE, Store
 from harness.training_record import RECORD, read_record

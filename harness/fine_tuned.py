@@ -93,7 +93,7 @@ class FineTuned:
                 )
         check_spreading()
         # The key is of all weights: too much to read where it is not needed.
-        if self.experiment.device_map and not self.is_trained:
+        if self.experiment.device_map and not self.is_trained():
             raise SettingsError(
                 "a model that needs --device-map is not fine-tuned here; run `accelerate launch "
                 "--use_fsdp ... -m harness.cli finetune` with the same --store first (README)"
@@ -119,9 +119,11 @@ class FineTuned:
             FINE_TUNING_VERSION,
         )
 
-    @property
     def is_trained(self) -> bool:
-        """Whether the adapters are in the store. Raises ModelError, DatasetError."""
+        """Return whether the adapters are in the store; reads all weights of the model, to know it.
+
+        Raises ModelError, DatasetError.
+        """
         return self.experiment.store.find("adapters", self._key) is not None
 
     @property
@@ -170,33 +172,31 @@ class FineTuned:
         """
         self.experiment.store.forget_unfinished("adapters", self._key)
 
-    @property
-    def adapters(self) -> Path:
-        """The folder of the adapters, `step-000001` ... and `final`; trained if need be.
+    def train(self) -> Path:
+        """Return the folder of the adapters, `step-000001` ... and `final`; train them if need be.
 
-        Raises UserError as `check` does.
+        That can take hours. Raises UserError as `check` does.
         """
         try:
             return self.experiment.store.find_or_make(
-                "adapters", self._key, self._train, launched_processes(), lambda: self._inputs
+                "adapters", self._key, self._train_into, launched_processes(), lambda: self._inputs
             )
         finally:
             self._release()
 
-    @property
-    def fine_tuned(self) -> Experiment:
-        """The experiment with the final adapter; trained if need be, which can take hours.
+    def fine_tuned_experiment(self) -> Experiment:
+        """Return the experiment with the final adapter; train it if need be.
 
         Raises UserError as `check` does.
         """
-        return replace(self.experiment, adapter=self.adapters / FINAL, condition=FINE_TUNED)
+        return replace(self.experiment, adapter=self.train() / FINAL, condition=FINE_TUNED)
 
     def landscape(self) -> Landscape:
         """Return the landscape of the fine-tuned model on the analysed questions, without shots.
 
         Raises UserError as `check` does.
         """
-        with self.fine_tuned as worn:
+        with self.fine_tuned_experiment() as worn:
             return worn.landscape(ZERO_SHOT)
 
     @property
@@ -204,13 +204,12 @@ class FineTuned:
         """The experiment on the training questions, before it is fine-tuned."""
         return replace(self.experiment, subset=self.training, most_shots=0)
 
-    @property
-    def checkpoints(self) -> dict[str, Experiment]:
-        """The experiment on the training questions with each adapter, by condition.
+    def checkpoint_experiments(self) -> dict[str, Experiment]:
+        """Return the experiment on the training questions with each adapter, by condition.
 
-        In the order of their steps; trained if need be. Raises UserError as `check` does.
+        In the order of their steps; trains them if need be. Raises UserError as `check` does.
         """
-        adapters = self.adapters
+        adapters = self.train()
         steps = {checkpoint_step(folder): folder for folder in adapters.glob("step-*")}
         steps[len(read_record(adapters)["loss"])] = adapters / FINAL
         named = {checkpoint_condition(step): steps[step] for step in sorted(steps)}
@@ -231,7 +230,7 @@ class FineTuned:
         with self.start as start:
             start.representations(ZERO_SHOT)
         found = {}
-        for condition, checkpoint in self.checkpoints.items():
+        for condition, checkpoint in self.checkpoint_experiments().items():
             with checkpoint as worn:
                 found[condition] = worn.landscape(ZERO_SHOT, start)
         return found
@@ -274,7 +273,7 @@ class FineTuned:
         )
         return model, examples, validation
 
-    def _train(self, folder: Path) -> None:
+    def _train_into(self, folder: Path) -> None:
         from harness.finetuning import fine_tune
 
         model, examples, validation = self._inputs

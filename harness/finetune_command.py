@@ -211,7 +211,7 @@ def finetune(**options: Any) -> None:
         if launched_processes().is_main:
             training.forget_unfinished()
         launched_processes().wait()
-    adapters = training.adapters
+    adapters = training.train()
     asked = read_record(adapters).get("validated_on", {}).get("split")
     main = launched_processes().is_main
     if asked not in (None, training.validation) and main:
@@ -231,7 +231,7 @@ def finetune(**options: Any) -> None:
     if before:
         tested["before"] = _test("before", training.experiment)
     if after:
-        tested["after"] = _test("after", training.fine_tuned)
+        tested["after"] = _test("after", training.fine_tuned_experiment())
     if not main:
         return
     if out and tested:

@@ -127,7 +127,7 @@ def _training(fine_tuned: FineTuned) -> Part:
         read + answered,
         read + answered,
         (PASSES_A_STEP * read + answered) * _operations_a_token(fine_tuned.experiment.model),
-        fine_tuned.is_trained,
+        fine_tuned.is_trained(),
     )
 
 
@@ -143,8 +143,9 @@ def _extractions(
     tuned, adapter = experiment, None
     if fine_tuned:
         start = fine_tuned.start
-        if fine_tuned.is_trained:
-            tuned, checkpoints = fine_tuned.fine_tuned, fine_tuned.checkpoints
+        if fine_tuned.is_trained():
+            tuned = fine_tuned.fine_tuned_experiment()
+            checkpoints = fine_tuned.checkpoint_experiments()
         else:
             adapter = FINAL
             checkpoints = dict.fromkeys(map(checkpoint_condition, fine_tuned.kept_steps), start)

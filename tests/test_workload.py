@@ -99,7 +99,7 @@ def test_a_training_reads_its_questions_forward_and_back_and_the_others_forward(
         sum(len(tokenizer(text)["input_ids"]) for text in texts)
         for texts in (fine_tuned.learnt_prompts, fine_tuned.asked_prompts)
     )
-    record = json.loads((fine_tuned.adapters / "training.json").read_text("utf-8"))
+    record = json.loads((fine_tuned.train() / "training.json").read_text("utf-8"))
     times = len(record["validation"])  # fewer than --eval-steps, in a training of three steps
     assert fine_tuned.steps == len(record["loss"]) == 3 and times == 4
     part = told[1][0]

@@ -20,7 +20,7 @@ from harness.processes import launched_processes
 from harness.protocol import Budgets, ExtractionSettings, GeometrySettings, PromptFormat, Subset
 from harness.questions.training_questions import split_test
 from harness.store import STORE, STORE_VARIABLE, Store
-from harness.workload import extraction
+from harness.workload import extraction_work
 
 # The second names are those of the paper's own script, where they differ.
 EXPERIMENT_OPTIONS = (
@@ -191,10 +191,10 @@ def extract(out_dir: Path | None, remove_duplicates: bool, dry_run: bool, **opti
 
 def _arithmetic(experiment: Experiment, prompt: PromptFormat) -> str:
     """Return in words what there is to compute. Raises ModelError."""
-    part = extraction(experiment, prompt)
+    work = extraction_work(experiment, prompt)
     return (
-        f"{part.prompts} prompts of {part.tokens} tokens, of which {part.computed} are computed "
-        f"where what prompts share is once: {part.operations / 1e15:.3g} PFLOP"
+        f"{work.prompts} prompts of {work.tokens} tokens, of which {work.computed} are computed "
+        f"where what prompts share is once: {work.operations / 1e15:.3g} PFLOP"
     )
 
 

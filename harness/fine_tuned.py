@@ -1,4 +1,4 @@
-"""An experiment's model fine-tuned: adapters in the store, and the experiments that wear them."""
+"""An experiment's model fine-tuned: adapters in the store, and the experiments with them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from harness.protocol import (
     steps_an_epoch,
 )
 from harness.questions.mmlu import load_questions
-from harness.questions.prompts import ask, build_prompt
+from harness.questions.prompts import build_prompt, format_question
 from harness.questions.question import QuestionSet
 from harness.training_record import (
     FINAL,
@@ -153,12 +153,12 @@ class FineTuned:
         return self.steps / steps_an_epoch(count, self.settings.batch_size)
 
     @property
-    def learnt_prompts(self) -> list[str]:
+    def training_prompts(self) -> list[str]:
         """What trains the model: questions without the header, as in the paper."""
-        return [ask(question) for question in self.questions.questions]
+        return [format_question(question) for question in self.questions.questions]
 
     @property
-    def asked_prompts(self) -> list[str]:
+    def validation_prompts(self) -> list[str]:
         """What the model is asked during the training, each time."""
         return [
             build_prompt(question, (), ZERO_SHOT)
@@ -196,8 +196,8 @@ class FineTuned:
 
         Raises UserError as `check` does.
         """
-        with self.fine_tuned_experiment() as worn:
-            return worn.landscape(ZERO_SHOT)
+        with self.fine_tuned_experiment() as adapted:
+            return adapted.landscape(ZERO_SHOT)
 
     @property
     def start(self) -> Experiment:
@@ -231,8 +231,8 @@ class FineTuned:
             start.representations(ZERO_SHOT)
         found = {}
         for condition, checkpoint in self.checkpoint_experiments().items():
-            with checkpoint as worn:
-                found[condition] = worn.landscape(ZERO_SHOT, start)
+            with checkpoint:
+                found[condition] = checkpoint.landscape(ZERO_SHOT, start)
         return found
 
     @cached_property
@@ -261,13 +261,13 @@ class FineTuned:
         check_targets(model, settings)
         how = (model.config, settings.max_length, experiment.budgets.workers)
         learnt = self.questions.questions
-        tokens = tokenize(tokenizer, self.learnt_prompts, *how)
+        tokens = tokenize(tokenizer, self.training_prompts, *how)
         examples = as_examples(tokenizer, learnt, tokens, settings.weight_subjects)
         if not self.options.evaluations:
             return model, examples, None
         asked = self.validation_questions.questions
         validation = ValidationSet(
-            as_examples(tokenizer, asked, tokenize(tokenizer, self.asked_prompts, *how)),
+            as_examples(tokenizer, asked, tokenize(tokenizer, self.validation_prompts, *how)),
             [question.subject for question in asked],
             letter_tokens(tokenizer),
         )

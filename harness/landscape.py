@@ -62,7 +62,7 @@ OVERLAP = "overlap_with_start"
 
 
 @dataclass(frozen=True)
-class Tree:
+class LayerDendrogram:
     """The dendrogram of one layer's density peaks, as `harness.geometry.hierarchy` has it.
 
     linkage: a row a join: the two nodes, the height (log density), the number of peaks below.
@@ -124,7 +124,7 @@ class Landscape:
     draws: tuple[Draw, ...] = ()
     control: str | None = None
     variation: str | None = None
-    tree: Tree | None = None
+    tree: LayerDendrogram | None = None
 
     def __post_init__(self) -> None:
         if not self.layer or sorted(set(self.layer)) != list(self.layer):
@@ -225,9 +225,9 @@ class Landscape:
             raise RecordError(f"{name}: {error}; {WAY_OUT}") from error
 
 
-def _tree(table: Mapping[str, Any]) -> Tree:
+def _tree(table: Mapping[str, Any]) -> LayerDendrogram:
     linkage = tuple(tuple(float(value) for value in row) for row in table["linkage"])
-    return Tree(table["layer"], linkage, tuple(table["labels"]), tuple(table["shares"]))
+    return LayerDendrogram(table["layer"], linkage, tuple(table["labels"]), tuple(table["shares"]))
 
 
 def _curves(curves: Mapping[str, Sequence[float | None]]) -> dict[str, tuple[float, ...]]:

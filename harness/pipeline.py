@@ -52,7 +52,7 @@ class Experiment:
 
     model, dataset: a folder or a hub name each.
     most_shots: the largest number of shots that any condition uses.
-    adapter: the folder of a PEFT adapter that the model wears; condition: its name then.
+    adapter: the folder of a PEFT adapter that the model has; condition: its name then.
     control: the null control that this is; its default is none.
     tokenizer: of another folder or hub name than the model; fast_tokenizer: the fast one.
     attention, device_map, offload: see `load_model`.

@@ -16,7 +16,7 @@ from harness.pipeline import Experiment
 from harness.protocol import ExtractionSettings, GeometrySettings, Subset
 from harness.store import Store
 from harness.tokenizer import load_tokenizer
-from harness.workload import Part, workload
+from harness.workload import WorkItem, workload
 from tests.running import MODEL, QUESTIONS, Command
 
 CPU = torch.device("cpu")
@@ -45,7 +45,7 @@ def case(store: Path, **changes: object) -> Case:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Part], list[Part]]:
+def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[WorkItem], list[WorkItem]]:
     """A store, and what was to be computed into it, before that was done and after."""
     store = tmp_path_factory.mktemp("store")
     before = case(store).to_compute()
@@ -58,7 +58,9 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Part], li
     return store, before, case(store).to_compute()
 
 
-def test_what_is_told_is_what_is_computed(told: tuple[Path, list[Part], list[Part]]) -> None:
+def test_what_is_told_is_what_is_computed(
+    told: tuple[Path, list[WorkItem], list[WorkItem]],
+) -> None:
     store, before, after = told
     assert not any(part.kept for part in before) and all(part.kept for part in after)
     assert [replace(part, kept=True) for part in before] == after
@@ -66,7 +68,7 @@ def test_what_is_told_is_what_is_computed(told: tuple[Path, list[Part], list[Par
     assert len(before) == len(entries) + 1  # and the fine-tuning
 
 
-def test_each_thing_is_told_once(told: tuple[Path, list[Part], list[Part]]) -> None:
+def test_each_thing_is_told_once(told: tuple[Path, list[WorkItem], list[WorkItem]]) -> None:
     names = [part.name for part in told[1]]
     assert names[:4] == ["fine-tuning", "0-shot", "1-shot", "fine-tuned"]
     assert names.count("fine-tuned@0") == 1 and "fine-tuned@3" in names
@@ -87,7 +89,7 @@ def test_of_the_grid_only_what_the_model_sees_is_told(tmp_path: Path) -> None:
 
 
 def test_a_training_reads_its_questions_forward_and_back_and_the_others_forward(
-    told: tuple[Path, list[Part], list[Part]],
+    told: tuple[Path, list[WorkItem], list[WorkItem]],
 ) -> None:
     fine_tuned = case(told[0]).fine_tuned
     assert fine_tuned
@@ -97,7 +99,7 @@ def test_a_training_reads_its_questions_forward_and_back_and_the_others_forward(
     tokenizer = load_tokenizer(MODEL)
     learnt, asked = (
         sum(len(tokenizer(text)["input_ids"]) for text in texts)
-        for texts in (fine_tuned.learnt_prompts, fine_tuned.asked_prompts)
+        for texts in (fine_tuned.training_prompts, fine_tuned.validation_prompts)
     )
     record = json.loads((fine_tuned.train() / "training.json").read_text("utf-8"))
     times = len(record["validation"])  # fewer than --eval-steps, in a training of three steps
@@ -119,10 +121,10 @@ def test_without_a_network_nothing_goes_through_one(tmp_path: Path) -> None:
 
 def test_the_time_is_that_of_what_is_left() -> None:
     parts = [
-        Part("0-shot", 10, 100, 80, int(3e15)),
-        Part("1-shot", 10, 100, 80, int(9e15), kept=True),
-        Part("embeddings", 10, 100, 0, 0),
-        Part("mixed-shots", 0, 0, 0, 0, obstacle="too long"),
+        WorkItem("0-shot", 10, 100, 80, int(3e15)),
+        WorkItem("1-shot", 10, 100, 80, int(9e15), kept=True),
+        WorkItem("embeddings", 10, 100, 0, 0),
+        WorkItem("mixed-shots", 0, 0, 0, 0, obstacle="too long"),
     ]
     lines = list(table(parts, 1e12))
     ends = ("3 PFLOP, 50.0 minutes", "in the store", "no network", "left out: too long")

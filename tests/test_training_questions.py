@@ -10,8 +10,9 @@ from click.testing import CliRunner
 
 from fixtures.cases import FineTuneRequest, Request
 from harness.cli import commands
+from harness.command_options import experiment_of
 from harness.errors import DatasetError
-from harness.experiment_commands import experiment_of, extract
+from harness.experiment_commands import extract
 from harness.fine_tuned import FineTuned
 from harness.finetune_command import finetune, training_of
 from harness.pipeline import Experiment

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from harness.landscape import PUBLISHED, Landscape
+from harness.landscape import Landscape
+from harness.published import PUBLISHED
 
 # Relative depth. The transition lies between early and late: in Llama-3-8b it is layer 16 of 32.
 EARLY, MIDDLE, LATE = (0.0, 0.4), (0.35, 0.65), (0.6, 1.0)

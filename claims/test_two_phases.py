@@ -6,7 +6,8 @@ import pytest
 
 from claims.scope import EARLY, LATE, MIDDLE, authors_curves, largest, papers_own, smallest
 from fixtures.conditions import ConditionSet, Judge
-from harness.landscape import Curve, Landscape
+from harness.curve import Curve
+from harness.landscape import Landscape
 
 NO_PEAK = {"llama-2-7b": "the paper sees no ID peak in Llama-2-7b"}
 FALL = 3 / 32  # the three layers in which the paper sees the ID fall

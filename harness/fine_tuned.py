@@ -1,4 +1,4 @@
-"""An experiment's model fine-tuned: adapters in the store, and the experiments that wear them."""
+"""An experiment's model fine-tuned: adapters in the store, and the experiments with them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from harness.protocol import (
     steps_an_epoch,
 )
 from harness.questions.mmlu import load_questions
-from harness.questions.prompts import ask, build_prompt
+from harness.questions.prompts import build_prompt, format_question
 from harness.questions.question import QuestionSet
 from harness.training_record import (
     FINAL,
@@ -43,37 +43,6 @@ if TYPE_CHECKING:
 # Raise it when the code behind it changes its results: what older code kept is then not found.
 FINE_TUNING_VERSION = 2
 ZERO_SHOT = PromptFormat(0)
-
-
-def split_test(per_subject: int, analysed: Subset) -> tuple[Subset, Subset]:
-    """Return the training questions, `per_subject` of the test split, and the rest to analyse."""
-    training = Subset("test", per_subject)
-    return training, replace(analysed, without=training)
-
-
-def without_training(training: Subset, analysed: Subset) -> Subset:
-    """Return `analysed` without what trains a model: a dataset may hold a question twice.
-
-    Of other splits than the analysed one all questions are left out, so that what is analysed does
-    not depend on how many of them are drawn.
-    """
-    if analysed.split in training.split.split("+"):
-        return replace(analysed, without=training)
-    return replace(analysed, leave_out=training.split)
-
-
-def divide_questions(
-    training: Subset, analysed: Subset, train_from_test: int | None
-) -> tuple[Subset, str, Subset]:
-    """Return the questions that train, the split that is asked meanwhile, and those to analyse.
-
-    training, analysed: as they are asked for. train_from_test: train on so many questions a
-        subject of the test split instead.
-    """
-    if train_from_test:
-        training, analysed = split_test(train_from_test, analysed)
-        return training, "dev", analysed
-    return training, "validation", without_training(training, analysed)
 
 
 @dataclass(frozen=True)
@@ -124,7 +93,7 @@ class FineTuned:
                 )
         check_spreading()
         # The key is of all weights: too much to read where it is not needed.
-        if self.experiment.device_map and not self.is_trained:
+        if self.experiment.device_map and not self.is_trained():
             raise SettingsError(
                 "a model that needs --device-map is not fine-tuned here; run `accelerate launch "
                 "--use_fsdp ... -m harness.cli finetune` with the same --store first (README)"
@@ -150,9 +119,11 @@ class FineTuned:
             FINE_TUNING_VERSION,
         )
 
-    @property
     def is_trained(self) -> bool:
-        """Whether the adapters are in the store. Raises ModelError, DatasetError."""
+        """Return whether the adapters are in the store; reads all weights of the model, to know it.
+
+        Raises ModelError, DatasetError.
+        """
         return self.experiment.store.find("adapters", self._key) is not None
 
     @property
@@ -182,12 +153,12 @@ class FineTuned:
         return self.steps / steps_an_epoch(count, self.settings.batch_size)
 
     @property
-    def learnt_prompts(self) -> list[str]:
+    def training_prompts(self) -> list[str]:
         """What trains the model: questions without the header, as in the paper."""
-        return [ask(question) for question in self.questions.questions]
+        return [format_question(question) for question in self.questions.questions]
 
     @property
-    def asked_prompts(self) -> list[str]:
+    def validation_prompts(self) -> list[str]:
         """What the model is asked during the training, each time."""
         return [
             build_prompt(question, (), ZERO_SHOT)
@@ -201,47 +172,44 @@ class FineTuned:
         """
         self.experiment.store.forget_unfinished("adapters", self._key)
 
-    @property
-    def adapters(self) -> Path:
-        """The folder of the adapters, `step-000001` ... and `final`; trained if need be.
+    def train(self) -> Path:
+        """Return the folder of the adapters, `step-000001` ... and `final`; train them if need be.
 
-        Raises UserError as `check` does.
+        That can take hours. Raises UserError as `check` does.
         """
         try:
             return self.experiment.store.find_or_make(
-                "adapters", self._key, self._train, launched_processes(), lambda: self._inputs
+                "adapters", self._key, self._train_into, launched_processes(), lambda: self._inputs
             )
         finally:
             self._release()
 
-    @property
-    def fine_tuned(self) -> Experiment:
-        """The experiment with the final adapter; trained if need be, which can take hours.
+    def fine_tuned_experiment(self) -> Experiment:
+        """Return the experiment with the final adapter; train it if need be.
 
         Raises UserError as `check` does.
         """
-        return replace(self.experiment, adapter=self.adapters / FINAL, condition=FINE_TUNED)
+        return replace(self.experiment, adapter=self.train() / FINAL, condition=FINE_TUNED)
 
     def landscape(self) -> Landscape:
         """Return the landscape of the fine-tuned model on the analysed questions, without shots.
 
         Raises UserError as `check` does.
         """
-        with self.fine_tuned as worn:
-            return worn.landscape(ZERO_SHOT)
+        with self.fine_tuned_experiment() as adapted:
+            return adapted.landscape(ZERO_SHOT)
 
     @property
     def start(self) -> Experiment:
         """The experiment on the training questions, before it is fine-tuned."""
         return replace(self.experiment, subset=self.training, most_shots=0)
 
-    @property
-    def checkpoints(self) -> dict[str, Experiment]:
-        """The experiment on the training questions with each adapter, by condition.
+    def checkpoint_experiments(self) -> dict[str, Experiment]:
+        """Return the experiment on the training questions with each adapter, by condition.
 
-        In the order of their steps; trained if need be. Raises UserError as `check` does.
+        In the order of their steps; trains them if need be. Raises UserError as `check` does.
         """
-        adapters = self.adapters
+        adapters = self.train()
         steps = {checkpoint_step(folder): folder for folder in adapters.glob("step-*")}
         steps[len(read_record(adapters)["loss"])] = adapters / FINAL
         named = {checkpoint_condition(step): steps[step] for step in sorted(steps)}
@@ -262,9 +230,9 @@ class FineTuned:
         with self.start as start:
             start.representations(ZERO_SHOT)
         found = {}
-        for condition, checkpoint in self.checkpoints.items():
-            with checkpoint as worn:
-                found[condition] = worn.landscape(ZERO_SHOT, start)
+        for condition, checkpoint in self.checkpoint_experiments().items():
+            with checkpoint:
+                found[condition] = checkpoint.landscape(ZERO_SHOT, start)
         return found
 
     @cached_property
@@ -293,19 +261,19 @@ class FineTuned:
         check_targets(model, settings)
         how = (model.config, settings.max_length, experiment.budgets.workers)
         learnt = self.questions.questions
-        tokens = tokenize(tokenizer, self.learnt_prompts, *how)
+        tokens = tokenize(tokenizer, self.training_prompts, *how)
         examples = as_examples(tokenizer, learnt, tokens, settings.weight_subjects)
         if not self.options.evaluations:
             return model, examples, None
         asked = self.validation_questions.questions
         validation = ValidationSet(
-            as_examples(tokenizer, asked, tokenize(tokenizer, self.asked_prompts, *how)),
+            as_examples(tokenizer, asked, tokenize(tokenizer, self.validation_prompts, *how)),
             [question.subject for question in asked],
             letter_tokens(tokenizer),
         )
         return model, examples, validation
 
-    def _train(self, folder: Path) -> None:
+    def _train_into(self, folder: Path) -> None:
         from harness.finetuning import fine_tune
 
         model, examples, validation = self._inputs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
@@ -14,31 +13,29 @@ import click
 
 from harness.accuracy import Accuracy
 from harness.checks import check_extraction
+from harness.command_options import (
+    COUNT,
+    DATASET_OPTION,
+    SLOW_TOKENIZER_OPTION,
+    STORE_OPTION,
+    WORKERS_OPTION,
+    log_to_stderr,
+)
 from harness.device import default_precision
 from harness.disk import write_whole
 from harness.errors import SettingsError
-from harness.fine_tuned import ZERO_SHOT, FineTuned, divide_questions
+from harness.fine_tuned import ZERO_SHOT, FineTuned
 from harness.pipeline import Experiment
 from harness.presets import PRESETS, TRAINING_SPLIT, choose_preset
 from harness.processes import is_spread, launched_processes
 from harness.protocol import Budgets, ExtractionSettings, FineTuning, Subset, TrainingOptions
-from harness.questions.mmlu import HUB_NAME
+from harness.questions.training_questions import divide_questions
 from harness.schemas import Table, check_table, read_file
-from harness.store import STORE, STORE_VARIABLE, Store
+from harness.store import Store
 from harness.training_record import RECORD, read_record
 
 TESTED = "accuracy.json"
-COUNT = click.IntRange(min=1)
 PRESETS_OWN = "[default: the preset's]."
-DATASET_OPTION = click.option(
-    "--mmlu",
-    "--dataset-path",
-    "--dataset-name",
-    "dataset",
-    default=HUB_NAME,
-    show_default=True,
-    help="Dataset folder with MMLU's layout, or hub name.",
-)
 
 
 # The second names are those of the paper's own script, where they differ. An option of the
@@ -46,7 +43,7 @@ DATASET_OPTION = click.option(
 @click.command()
 @click.option("--model", "--model-name-or-path", required=True, help="Model folder or hub name.")
 @click.option("--tokenizer", "--tokenizer-name", help="Folder or hub name [default: the model's].")
-@click.option("--use-slow-tokenizer", is_flag=True, help="Not the fast one, if there are two.")
+@SLOW_TOKENIZER_OPTION
 @DATASET_OPTION
 @click.option(
     "--train-split", default=TRAINING_SPLIT, show_default=True, help="Split that trains the model."
@@ -137,7 +134,7 @@ DATASET_OPTION = click.option(
     show_default=True,
     help="Times that the validation split is asked, and once before; 0: never.",
 )
-@click.option("--preprocessing-num-workers", type=COUNT, help="Processes that tokenize.")
+@WORKERS_OPTION
 @click.option(
     "--log-lines",
     "--logging-steps",
@@ -156,15 +153,7 @@ DATASET_OPTION = click.option(
 @click.option("--use-flash-attn", is_flag=True, help="The same as --attention flash_attention_2.")
 @click.option("--output-dir", "--out-dir", type=Path, help="New folder that receives a copy.")
 @click.option("--out-filename", default="", help="The copied record is training_NAME.json.")
-@click.option(
-    "--store",
-    type=Path,
-    envvar=STORE_VARIABLE,
-    default=STORE,
-    show_default=True,
-    show_envvar=True,
-    help="Folder of what was computed.",
-)
+@STORE_OPTION
 @click.option(
     "--use-lora",
     "--low-cpu-mem-usage",
@@ -198,7 +187,7 @@ def finetune(**options: Any) -> None:
     if options["validation"] and options["evaluations"] == 0:
         raise click.UsageError("--validation is asked at no step; leave it or --evaluations 0 out")
     if options["log_lines"]:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+        log_to_stderr()
     training = training_of(options)
     training.check()
     before, after = (options[name] and not is_spread() for name in ("measure_baselines", "test"))
@@ -210,7 +199,7 @@ def finetune(**options: Any) -> None:
         if launched_processes().is_main:
             training.forget_unfinished()
         launched_processes().wait()
-    adapters = training.adapters
+    adapters = training.train()
     asked = read_record(adapters).get("validated_on", {}).get("split")
     main = launched_processes().is_main
     if asked not in (None, training.validation) and main:
@@ -230,7 +219,7 @@ def finetune(**options: Any) -> None:
     if before:
         tested["before"] = _test("before", training.experiment)
     if after:
-        tested["after"] = _test("after", training.fine_tuned)
+        tested["after"] = _test("after", training.fine_tuned_experiment())
     if not main:
         return
     if out and tested:

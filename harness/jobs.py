@@ -70,8 +70,8 @@ def plan(
         adapter = str(out / f"adapter-{name}")
         arguments = (*fine_tune, "--output-dir", adapter)
         jobs.append(Job("finetune", FINE_TUNED, arguments, (), gpus, max(gpus, 1)))
-        worn = ["--adapter", adapter, "--checkpoint", FINAL, "--condition", FINE_TUNED]
-        conditions[FINE_TUNED] = ["--shots", "0", *worn]
+        with_adapter = ["--adapter", adapter, "--checkpoint", FINAL, "--condition", FINE_TUNED]
+        conditions[FINE_TUNED] = ["--shots", "0", *with_adapter]
     before = {job.condition: (job.name,) for job in jobs}
     extractions = [
         Job(

@@ -6,21 +6,20 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.curve import Curve
 from harness.errors import RecordError
 from harness.geometry.interval import interval_of
 from harness.protocol import DRAW_SHARE
-from harness.schemas import check_table, read_file, read_json, read_schema, writable
+from harness.schemas import check_table, numbers, read_json, read_schema, writable
 from harness.training_record import FINE_TUNED
 
 SCHEMA = read_schema(Path(__file__).with_name("landscape.schema.json"))
-PUBLISHED_SCHEMA = read_schema(Path(__file__).with_name("published.schema.json"))
 WAY_OUT = "measure it again"
 VERSION: int = SCHEMA["properties"]["schema"]["const"]
 # One value a layer, without a unit. Clusters are the density peaks'; labels are the questions'
@@ -56,7 +55,6 @@ CURVES = (
     "homogeneity_answers",
     "overlap_subjects",
 )
-PUBLISHED = "published:"  # how the names of models begin whose curves were published
 FIRST_HALF = (0.0, 0.5)  # of the relative depth: where subjects are looked for
 # Of a fine-tuned checkpoint too: the share of neighbours that it has in common with the model
 # before fine-tuning.
@@ -64,72 +62,7 @@ OVERLAP = "overlap_with_start"
 
 
 @dataclass(frozen=True)
-class Curve:
-    """One quantity over relative depth (layer / number of layers, 0 to 1).
-
-    depth, values: (L,) for L layers.
-    NaN is a value that was not measured: what follows is of those that were, and NaN of none.
-    """
-
-    depth: NDArray[np.float64]
-    values: NDArray[np.float64]
-
-    def between(self, low: float, high: float) -> Curve:
-        """Return the part of the curve with low <= relative depth <= high."""
-        # A layer at the limit belongs inside, whatever rounding made of its depth.
-        inside = (self.depth >= low - 1e-9) & (self.depth <= high + 1e-9)
-        return Curve(self.depth[inside], self.values[inside])
-
-    @cached_property
-    def known(self) -> NDArray[np.float64]:
-        """The values that were measured."""
-        found: NDArray[np.float64] = self.values[np.isfinite(self.values)]
-        return found
-
-    @property
-    def maximum(self) -> float:
-        """The largest value."""
-        return float(self.known.max()) if len(self.known) else math.nan
-
-    @property
-    def minimum(self) -> float:
-        """The smallest value."""
-        return float(self.known.min()) if len(self.known) else math.nan
-
-    @property
-    def last(self) -> float:
-        """The value of the deepest layer; NaN where that was not measured."""
-        return float(self.values[-1]) if len(self.values) else math.nan
-
-    @property
-    def median(self) -> float:
-        """The median value."""
-        return float(np.median(self.known)) if len(self.known) else math.nan
-
-    @property
-    def mean(self) -> float:
-        """The mean value."""
-        return float(self.known.mean()) if len(self.known) else math.nan
-
-    @property
-    def peak_depth(self) -> float:
-        """The relative depth of the largest value."""
-        return float(self.depth[np.nanargmax(self.values)]) if len(self.known) else math.nan
-
-    @property
-    def centroid(self) -> float:
-        """The mean relative depth, 0 to 1, weighted with the values that are above 0; ours."""
-        weights = np.clip(np.nan_to_num(self.values), 0, None)
-        return float((self.depth * weights).sum() / weights.sum()) if weights.any() else math.nan
-
-    @property
-    def width(self) -> float:
-        """The share of layers, 0 to 1, whose value is at least half the largest; ours."""
-        return float((self.known >= self.maximum / 2).mean()) if len(self.known) else math.nan
-
-
-@dataclass(frozen=True)
-class Tree:
+class LayerDendrogram:
     """The dendrogram of one layer's density peaks, as `harness.geometry.hierarchy` has it.
 
     linkage: a row a join: the two nodes, the height (log density), the number of peaks below.
@@ -191,7 +124,7 @@ class Landscape:
     draws: tuple[Draw, ...] = ()
     control: str | None = None
     variation: str | None = None
-    tree: Tree | None = None
+    tree: LayerDendrogram | None = None
 
     def __post_init__(self) -> None:
         if not self.layer or sorted(set(self.layer)) != list(self.layer):
@@ -292,52 +225,10 @@ class Landscape:
             raise RecordError(f"{name}: {error}; {WAY_OUT}") from error
 
 
-def read_published(path: Path) -> dict[str, dict[str, Landscape]]:
-    """Return landscapes by model and condition from a file of published curves.
-
-    Format: {"models": {model: {"layer": [...], curve: {condition: [value or null a layer]}}}},
-    as in `reports/published-curves.json`; optional beside "layer": "subjects" (default 57) and
-    "accuracy" ({condition: share of right answers}).
-
-    Raises RecordError for a file that is missing or of another format.
-    """
-    way_out = "give a file as reports/published-curves.json is"
-    table = check_table(read_file(path, way_out), PUBLISHED_SCHEMA, str(path), way_out)
-    try:
-        return {model: _published(model, entry) for model, entry in table["models"].items()}
-    except RecordError as error:
-        raise RecordError(f"{path}: {error}; {way_out}") from error
-
-
-def _published(model: str, entry: Mapping[str, Any]) -> dict[str, Landscape]:
-    conditions = {name for curve in CURVES for name in entry.get(curve, {})}
-    if not conditions:
-        raise RecordError(f"model {model!r} has none of the curves {', '.join(CURVES)}")
-    return {
-        condition: Landscape(
-            f"{PUBLISHED}{model}",
-            condition,
-            tuple(entry["layer"]),
-            {
-                name: _numbers(entry[name][condition])
-                for name in CURVES
-                if condition in entry.get(name, {})
-            },
-            entry.get("subjects", 57),
-            entry.get("accuracy", {}).get(condition),
-        )
-        for condition in sorted(conditions)
-    }
-
-
-def _tree(table: Mapping[str, Any]) -> Tree:
+def _tree(table: Mapping[str, Any]) -> LayerDendrogram:
     linkage = tuple(tuple(float(value) for value in row) for row in table["linkage"])
-    return Tree(table["layer"], linkage, tuple(table["labels"]), tuple(table["shares"]))
+    return LayerDendrogram(table["layer"], linkage, tuple(table["labels"]), tuple(table["shares"]))
 
 
 def _curves(curves: Mapping[str, Sequence[float | None]]) -> dict[str, tuple[float, ...]]:
-    return {name: _numbers(values) for name, values in curves.items()}
-
-
-def _numbers(values: Sequence[float | None]) -> tuple[float, ...]:
-    return tuple(math.nan if value is None else float(value) for value in values)
+    return {name: numbers(values) for name, values in curves.items()}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from harness.geometry.neighbors import Points
 from harness.geometry.subsample import draw_subsamples
-from harness.landscape import CURVES, FIRST_HALF, OVERLAP, Tree
+from harness.landscape import CURVES, FIRST_HALF, OVERLAP, LayerDendrogram
 from harness.measurement import Labels, LayerMeasurement, measure_layers, measure_overlap
 from harness.protocol import DRAW_SHARE, GeometrySettings
 
@@ -52,7 +52,7 @@ class LayerCurves:
         return found
 
     @property
-    def tree(self) -> Tree | None:
+    def tree(self) -> LayerDendrogram | None:
         """The dendrogram of the layer in the first half that agrees best with the subjects.
 
         None where that has a single peak.
@@ -67,7 +67,9 @@ class LayerCurves:
         if found is None:
             return None
         linkage = tuple(tuple(row) for row in found.linkage.tolist())
-        return Tree(self.layers[best], linkage, found.labels, tuple(found.shares.tolist()))
+        return LayerDendrogram(
+            self.layers[best], linkage, found.labels, tuple(found.shares.tolist())
+        )
 
 
 def measure_curves(

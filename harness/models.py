@@ -191,39 +191,39 @@ def _with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*missing adapter keys")
-            worn = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False)
+            adapted = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False)
     except SafetensorError as error:
         raise ModelError(f"{adapter}: a file is damaged ({first_line(error)})") from error
     except Exception as error:  # as above
         raise ModelError(f"{adapter}: does not fit the model ({first_line(error)})") from error
-    if worn.active_peft_config.is_prompt_learning:
+    if adapted.active_peft_config.is_prompt_learning:
         raise ModelError(f"{adapter}: learns a prompt; give an adapter of the weights, as LoRA is")
     # The adapter's layers are put into the model itself, which is what the harness knows.
-    adapted = worn.get_base_model()
-    for parameter in adapted.parameters():
+    base = adapted.get_base_model()
+    for parameter in base.parameters():
         if id(parameter) not in own and not parameter.is_meta:
             parameter.data = parameter.data.to(model.dtype)
-    return worn.merge_and_unload() if _merges(worn) else adapted
+    return adapted.merge_and_unload() if _merges(adapted) else base
 
 
-def _merges(worn: PeftModel) -> bool:
+def _merges(adapted: PeftModel) -> bool:
     """Return whether all that the adapter adds can go into weights, and they lose nothing by it."""
     from peft import LoraModel
     from peft.tuners.lora import Linear as LoraLinear
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    if not isinstance(worn.base_model, LoraModel) or worn.dtype != torch.float32:
+    if not isinstance(adapted.base_model, LoraModel) or adapted.dtype != torch.float32:
         return False
-    if hasattr(worn.get_base_model(), "hf_device_map"):  # weights may be elsewhere
+    if hasattr(adapted.get_base_model(), "hf_device_map"):  # weights may be elsewhere
         return False
-    layers = [layer for layer in worn.modules() if isinstance(layer, BaseTunerLayer)]
+    layers = [layer for layer in adapted.modules() if isinstance(layer, BaseTunerLayer)]
     if not all(
         type(layer) is LoraLinear and not layer.lora_variant and not any(layer.lora_bias.values())
         for layer in layers
     ):
         return False
     # A weight may be that of several layers, or of the embeddings too.
-    weights = [layer.weight for layer in layers] + [worn.get_input_embeddings().weight]
+    weights = [layer.weight for layer in layers] + [adapted.get_input_embeddings().weight]
     return len({id(weight) for weight in weights}) == len(weights)
 
 

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
-
-import numpy as np
-from numpy.typing import NDArray
 
 from harness.accuracy import Accuracy, accuracy
 from harness.cost import counted, read_cost
 from harness.device import default_device, device_name
 from harness.errors import SettingsError
-from harness.landscape import Draw, Landscape
-from harness.names import dataset_name, model_name
+from harness.landscape import Landscape
+from harness.names import model_name
 from harness.processes import launched_processes
 from harness.protocol import (
     Budgets,
@@ -32,16 +28,16 @@ from harness.protocol import (
     Subset,
     cache_key,
 )
-from harness.questions.categories import CATEGORIES
+from harness.provenance import origin, warn_of_another_model
 from harness.questions.deal_shots import deal_shots
 from harness.questions.mmlu import load_questions
 from harness.questions.prompts import build_prompt
-from harness.questions.question import LETTERS, Question, QuestionSet
+from harness.questions.question import Question, QuestionSet
+from harness.schemas import Table
 from harness.store import Store
-from harness.training_record import RECORD, record_of
+from harness.training_record import record_of
 
 if TYPE_CHECKING:
-    from harness.measurement import Labels
     from harness.tokenizer import Tokenizer
 
 # Raise one when the code behind it changes its results: what older code kept is then not found.
@@ -57,7 +53,7 @@ class Experiment:
 
     model, dataset: a folder or a hub name each.
     most_shots: the largest number of shots that any condition uses.
-    adapter: the folder of a PEFT adapter that the model wears; condition: its name then.
+    adapter: the folder of a PEFT adapter that the model has; condition: its name then.
     control: the null control that this is; its default is none.
     tokenizer: of another folder or hub name than the model; fast_tokenizer: the fast one.
     attention, device_map, offload: see `load_model`.
@@ -98,26 +94,12 @@ class Experiment:
         parts = [model_fingerprint(self.model)]
         if self.adapter:
             parts.append(f"adapter {adapter_fingerprint(self.adapter)}")
-            self._warn_of_another_model(parts[0])
+            warn_of_another_model(self.adapter, self._training or {}, self.model, parts[0])
         if self.tokenizer:
             parts.append(f"tokenizer {model_fingerprint(self.tokenizer, None)}")
         if not self.fast_tokenizer:
             parts.append("slow tokenizer")
         return "; ".join(parts)
-
-    def _warn_of_another_model(self, model: str) -> None:
-        """Warn of an adapter that was trained on other bytes, or another commit, than `model`'s.
-
-        Of a folder and a hub name nothing can be told: the one may be a copy of the other.
-        """
-        trained = self._training.get("model", model).split("; ")[0]
-        same_kind = ("@" in trained) == ("@" in model)
-        if trained != model and same_kind and launched_processes().is_main:
-            warnings.warn(
-                f"{self.adapter}: was trained on other files than those of {self.model}, as "
-                f"{RECORD} beside it tells; that may be another model",
-                stacklevel=2,
-            )
 
     def prompts(self, prompt: PromptFormat) -> list[str]:
         """Return the N prompts of the questions. Raises DatasetError, SettingsError."""
@@ -195,11 +177,13 @@ class Experiment:
 
         Raises UserError as `landscape` does, and SettingsError without a network.
         """
+        from harness.answers import given_letters, right_answers
+
         if self.control.weights == "none":
             raise SettingsError("without a network no question is answered; take other weights")
-        right = self._right(self.representations(prompt))
-        assert right is not None
-        return accuracy(right, [question.subject for question in self.questions.questions])
+        questions = self.questions.questions
+        right = right_answers(given_letters(self.representations(prompt)), questions)
+        return accuracy(right, [question.subject for question in questions])
 
     def extraction_key(self, prompt: PromptFormat) -> str:
         """Return what the store knows the representations in this condition by.
@@ -284,80 +268,32 @@ class Experiment:
         kept = self.store.find("representations", self.extraction_key(prompt))
         return kept or self.representations(prompt)
 
-    def _given(self, folder: Path) -> list[str] | None:
-        """Return the letter that the model gives to every question; None without a network."""
-        from harness.extraction.shards import read_letter_logits
-
-        if self.control.weights == "none":
-            return None
-        return [LETTERS[index] for index in read_letter_logits(folder).argmax(dim=1).tolist()]
-
-    def _right(self, folder: Path) -> list[bool] | None:
-        given = self._given(folder)
-        if given is None:
-            return None
-        return [
-            letter == question.letter
-            for letter, question in zip(given, self.questions.questions, strict=True)
-        ]
-
     def _measure(self, prompt: PromptFormat, start: Experiment | None) -> Landscape:
-        from harness.extraction.shards import read_layer, saved_layers
-        from harness.layer_curves import measure_curves
-        from harness.measurement import measuring_device
+        from harness.answers import given_letters
+        from harness.measure_extracted import labels_under, measure_extracted
 
         folder, before = self._kept(prompt), start._kept(prompt) if start else None
         started = time.monotonic()
-        layers = saved_layers(folder)
-        device = measuring_device(read_layer(folder, layers[-1]))
-        condition = self.condition or prompt.condition
-        found = measure_curves(
-            layers,
-            partial(read_layer, folder, device=device),
-            self._labels(folder),
+        condition, questions = self.condition or prompt.condition, self.questions
+        given = None if self.control.weights == "none" else given_letters(folder)
+        found = measure_extracted(
+            folder,
+            questions,
+            labels_under(self.control, questions.questions, self._shots, given),
+            given,
             self.geometry,
+            model_name(self.model),
+            condition,
             f"{self._name} {condition}",
-            partial(read_layer, before, device=device) if before else None,
+            before,
         )
-        right = self._right(folder)
-
-        def share(rows: NDArray[np.int64] | slice) -> float | None:
-            return None if right is None else float(np.array(right)[rows].mean())
-
         cost = {
             "extraction": read_cost(folder).get("seconds"),
             "measuring": time.monotonic() - started,
-            "training": self._training.get("seconds"),
+            "training": (self._training or {}).get("seconds"),
             "device": read_cost(folder).get("device"),
         }
-        return Landscape(
-            model_name(self.model),
-            condition,
-            found.layers,
-            found.whole,
-            len(self.questions.subjects),
-            share(slice(None)),
-            self.origin(prompt) | {"cost": cost},
-            tuple(
-                Draw(curves, share(rows))
-                for curves, rows in zip(found.draws, found.drawn, strict=True)
-            ),
-            tree=found.tree,
-        )
-
-    def _labels(self, folder: Path) -> Labels:
-        from harness.measurement import Labels
-
-        questions = self.questions.questions
-        subjects = [question.subject for question in questions]
-        answers = [question.letter for question in questions]
-        if self.control.labels == "shots":
-            subjects = [self._shots[question.row][0].subject for question in questions]
-        labels = Labels(subjects, answers, CATEGORIES, self._given(folder))
-        if self.control.labels == "shuffled":
-            order = np.random.default_rng(self.control.seed).permutation(len(questions))
-            labels = labels.of(order)
-        return labels
+        return replace(found, origin=self.origin(prompt) | {"cost": cost})
 
     def origin(self, prompt: PromptFormat) -> dict[str, Any]:
         """Return what the results in this condition come from: settings, bytes and versions.
@@ -365,29 +301,10 @@ class Experiment:
         Raises UserError as `extraction_key` does, and RecordError for a bad record of the adapter's
         training.
         """
-        return {
-            "model": self.fingerprint,
-            "dataset": dataset_name(self.dataset),
-            "questions": len(self.questions.questions),
-            "questions_fingerprint": self.questions.fingerprint,
-            "shots_fingerprint": self.questions.shots_fingerprint if prompt.shots else None,
-            "trained_on": self._trained_on(),
-            "FineTuning": self._training.get("FineTuning"),
-            **{
-                type(part).__name__: asdict(part)
-                for part in (self.subset, prompt, self.extraction, self.geometry, self.control)
-                if part != Control()
-            },
-            "versions": {name: version(name) for name in ("torch", "transformers", "dadapy")},
-        }
+        settings = self.subset, prompt, self.extraction, self.geometry, self.control
+        return origin(self.fingerprint, self.questions, prompt.shots > 0, settings, self._training)
 
     @cached_property
-    def _training(self) -> Mapping[str, Any]:
-        """The record of the adapter's training; nothing where there is none."""
-        return (record_of(self.adapter) if self.adapter else None) or {}
-
-    def _trained_on(self) -> dict[str, Any] | str | None:
-        if self.adapter is None:
-            return None
-        found = self._training.get("trained_on")
-        return found | {"dataset": dataset_name(found["dataset"])} if found else "not recorded"
+    def _training(self) -> Table | None:
+        """The record of the adapter's training, empty if it has none; None without an adapter."""
+        return (record_of(self.adapter) or {}) if self.adapter else None

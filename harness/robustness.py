@@ -10,11 +10,11 @@ from harness.landscape import Landscape
 from harness.pipeline import Experiment
 from harness.protocol import PromptFormat
 
-Part = Literal["subset", "prompt", "extraction", "geometry"]
+ProtocolPart = Literal["subset", "prompt", "extraction", "geometry"]
 
 # The part of the protocol that is varied, and how. Z and Gride's k: the paper's appendix has them
 # too. The others it leaves as they are.
-GRID: dict[str, tuple[Part, dict[str, Any]]] = {
+GRID: dict[str, tuple[ProtocolPart, dict[str, Any]]] = {
     "Z 0": ("geometry", {"z": 0.0}),
     "Z 4": ("geometry", {"z": 4.0}),
     "Gride's k 8": ("geometry", {"id_k": 8}),

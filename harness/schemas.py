@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,11 @@ def writable(value: Any) -> Any:
     if isinstance(value, str):
         return value.encode(errors="backslashreplace").decode()
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def numbers(values: Sequence[float | None]) -> tuple[float, ...]:
+    """Return a list of numbers that was read, with NaN where `writable` left None."""
+    return tuple(math.nan if value is None else float(value) for value in values)
 
 
 def read_file(file: Path, way_out: str) -> object:

@@ -14,9 +14,10 @@ import click
 from click.core import ParameterSource
 
 from harness.checks import check_landscape
+from harness.command_options import experiment_of
 from harness.device import default_precision
 from harness.errors import SettingsError, UserError
-from harness.experiment_commands import experiment_of, extract, measure
+from harness.experiment_commands import extract, measure
 from harness.fine_tuned import FineTuned
 from harness.finetune_command import finetune, training_of
 from harness.protocol import parse_shots

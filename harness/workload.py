@@ -21,7 +21,7 @@ PASSES_A_STEP = 2
 
 
 @dataclass(frozen=True)
-class Part:
+class WorkItem:
     """One thing that the store keeps: an extraction, or a fine-tuning.
 
     prompts, tokens: all that it reads; computed: the tokens that go through the model, where what
@@ -43,7 +43,7 @@ class Part:
 class _Planned(NamedTuple):
     """An extraction.
 
-    adapter: the one that the model will wear, where it is not trained yet.
+    adapter: the one that the model will have, where it is not trained yet.
     further: of a control or a variation, of which one that cannot be measured is left out.
     """
 
@@ -60,7 +60,7 @@ def workload(
     fine_tuned: FineTuned | None = None,
     controls: Mapping[str, Control] | None = None,
     robustness: bool = False,
-) -> list[Part]:
+) -> list[WorkItem]:
     """Return what the landscapes of an experiment need, each thing once however many need it.
 
     Measuring the geometry is not among it.
@@ -68,25 +68,25 @@ def workload(
     Raises ModelError or DatasetError where the model or the questions do not fit; of controls and
     variations that is their obstacle.
     """
-    parts: dict[str, Part] = {}
+    items: dict[str, WorkItem] = {}
     if fine_tuned:
-        parts["fine-tuning"] = _training(fine_tuned)
+        items["fine-tuning"] = _training_work(fine_tuned)
     for name, one, prompt, adapter, further in _extractions(
         experiment, shots, fine_tuned, controls or {}, robustness
     ):
         try:
             key = one.extraction_key(prompt) + (adapter or "")
-            if key not in parts:
+            if key not in items:
                 kept = adapter is None and one.is_extracted(prompt)
-                parts[key] = replace(extraction(one, prompt), name=name, kept=kept)
+                items[key] = replace(extraction_work(one, prompt), name=name, kept=kept)
         except (DatasetError, ModelError) as error:
             if not further:
                 raise
-            parts[name] = Part(name, 0, 0, 0, 0, obstacle=str(error))
-    return list(parts.values())
+            items[name] = WorkItem(name, 0, 0, 0, 0, obstacle=str(error))
+    return list(items.values())
 
 
-def extraction(experiment: Experiment, prompt: PromptFormat) -> Part:
+def extraction_work(experiment: Experiment, prompt: PromptFormat) -> WorkItem:
     """Return what there is to extract in one condition, were it not in the store.
 
     Raises ModelError or DatasetError where the model or the questions do not fit.
@@ -96,7 +96,7 @@ def extraction(experiment: Experiment, prompt: PromptFormat) -> Part:
     tokens = experiment.tokens(experiment.prompts(prompt))
     network = experiment.control.weights != "none"
     computed = distinct_tokens(tokens) if network else 0
-    return Part(
+    return WorkItem(
         prompt.condition,
         len(tokens),
         sum(map(len, tokens)),
@@ -113,21 +113,21 @@ def _operations_a_token(model: str) -> int:
     return operations_a_token(model_without_weights(model))
 
 
-def _training(fine_tuned: FineTuned) -> Part:
+def _training_work(fine_tuned: FineTuned) -> WorkItem:
     def count(prompts: list[str]) -> int:
         return sum(map(len, fine_tuned.experiment.tokens(prompts)))
 
     # Every epoch reads all questions; a training that is cut short, the part that its steps have.
-    read = round(count(fine_tuned.learnt_prompts) * fine_tuned.epochs)
+    read = round(count(fine_tuned.training_prompts) * fine_tuned.epochs)
     times = fine_tuned.evaluations
-    answered = times * count(fine_tuned.asked_prompts) if times else 0
-    return Part(
+    answered = times * count(fine_tuned.validation_prompts) if times else 0
+    return WorkItem(
         "fine-tuning",
-        len(fine_tuned.learnt_prompts),
+        len(fine_tuned.training_prompts),
         read + answered,
         read + answered,
         (PASSES_A_STEP * read + answered) * _operations_a_token(fine_tuned.experiment.model),
-        fine_tuned.is_trained,
+        fine_tuned.is_trained(),
     )
 
 
@@ -143,15 +143,16 @@ def _extractions(
     tuned, adapter = experiment, None
     if fine_tuned:
         start = fine_tuned.start
-        if fine_tuned.is_trained:
-            tuned, checkpoints = fine_tuned.fine_tuned, fine_tuned.checkpoints
+        if fine_tuned.is_trained():
+            tuned = fine_tuned.fine_tuned_experiment()
+            checkpoints = fine_tuned.checkpoint_experiments()
         else:
             adapter = FINAL
             checkpoints = dict.fromkeys(map(checkpoint_condition, fine_tuned.kept_steps), start)
         yield _Planned(FINE_TUNED, tuned, ZERO_SHOT, adapter)
         yield _Planned(checkpoint_condition(0), start, ZERO_SHOT)
-        for condition, worn in checkpoints.items():
-            yield _Planned(condition, worn, ZERO_SHOT, adapter and condition)
+        for condition, checkpoint in checkpoints.items():
+            yield _Planned(condition, checkpoint, ZERO_SHOT, adapter and condition)
     for name, control in controls.items():
         under, prompts = under_control(experiment, control, shots)
         for prompt in prompts:

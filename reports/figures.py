@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 from scipy.cluster.hierarchy import dendrogram as draw_dendrogram
 
 from harness.controls import kind_of
-from harness.landscape import OVERLAP, PUBLISHED, Landscape, Tree
+from harness.landscape import OVERLAP, Landscape, LayerDendrogram
+from harness.published import PUBLISHED
 
 QUANTITIES = {
     "intrinsic_dimension": "intrinsic dimension",
@@ -97,7 +98,7 @@ def by_step(checkpoints: Sequence[Landscape], quantity: str) -> Figure:
     return figure
 
 
-def dendrogram(tree: Tree, categories: Mapping[str, str]) -> Figure:
+def dendrogram(tree: LayerDendrogram, categories: Mapping[str, str]) -> Figure:
     """Return the dendrogram of a layer's density peaks; a peak's label has its category's color."""
     colors = {name: _cycled(number) for number, name in enumerate(sorted(set(categories.values())))}
     with mpl.rc_context(STYLE):

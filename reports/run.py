@@ -14,7 +14,8 @@ from typing import Any
 
 from harness.disk import explained, write_whole
 from harness.errors import RecordError
-from harness.landscape import PUBLISHED, Landscape
+from harness.landscape import Landscape
+from harness.published import PUBLISHED
 from harness.schemas import check_table, read_file, read_schema, writable
 from reports.verdict import Skipped, Verdict
 

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from harness.controls import TRAINED
 from harness.errors import RecordError
-from harness.landscape import PUBLISHED, Landscape, read_published
+from harness.landscape import Landscape
+from harness.published import PUBLISHED, read_published
 from harness.questions.categories import CATEGORIES
 from reports import figures
 from reports.pages import MARKS, pages, texts

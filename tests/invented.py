@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.landscape import CURVES, OVERLAP, Draw, Landscape, Tree
+from harness.landscape import CURVES, OVERLAP, Draw, Landscape, LayerDendrogram
 from reports.run import Run
 from reports.verdict import Outcome, Skipped, Verdict
 
@@ -22,7 +22,7 @@ def landscape(condition: str, model: str = "small", **changes: object) -> Landsc
     def curves() -> dict[str, tuple[float, ...]]:
         return {name: tuple(rng.random(4).tolist()) for name in names}
 
-    tree = Tree(2, ((0.0, 1.0, 0.5, 2.0), (2.0, 3.0, 1.5, 3.0)), LABELS, (1.0, 0.5, 1.0))
+    tree = LayerDendrogram(2, ((0.0, 1.0, 0.5, 2.0), (2.0, 3.0, 1.5, 3.0)), LABELS, (1.0, 0.5, 1.0))
     made = Landscape(
         model, condition, layers, curves(), 3, 0.5, {"questions": 40}, (Draw(curves(), 0.4),) * 2
     )

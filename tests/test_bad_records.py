@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from fixtures.cases import TOY
 from harness.errors import RecordError
-from harness.landscape import CURVES, Draw, Landscape, Tree, read_published
+from harness.landscape import CURVES, Draw, Landscape, LayerDendrogram
+from harness.published import read_published
 from harness.training_record import RECORD, record_of
 from reports.run import Run, read_run
 from reports.view import Report
@@ -34,7 +35,7 @@ JSON = st.recursive(
 
 def a_record() -> dict[str, Any]:
     curves = dict.fromkeys(CURVES, (0.5, 0.25))
-    tree = Tree(1, ((0.0, 1.0, 0.5, 2.0),), ("a", "b"), (1.0, 0.5))
+    tree = LayerDendrogram(1, ((0.0, 1.0, 0.5, 2.0),), ("a", "b"), (1.0, 0.5))
     landscapes = [
         Landscape(
             "m",

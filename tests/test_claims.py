@@ -17,7 +17,8 @@ import claims
 from claims.test_two_phases import hump
 from fixtures.conditions import ACCURACY, Asked, ConditionSet
 from fixtures.contrast import Contrast
-from harness.landscape import CURVES, OVERLAP, Curve, Draw, Landscape
+from harness.curve import Curve
+from harness.landscape import CURVES, OVERLAP, Draw, Landscape
 from reports.verdict import Word
 
 LAYERS = tuple(range(1, 33))

@@ -17,8 +17,8 @@ from fixtures.judging import measure
 from fixtures.measured import Measured
 from fixtures.options import collects_a_part, judges_claims, wants_gpu
 from harness.errors import ModelError, NoModelError, SettingsError
-from harness.landscape import read_published
 from harness.protocol import ExtractionSettings, Subset
+from harness.published import read_published
 from reports.run import AUTHORS_CURVES, Run, read_run
 from tests.running import MODEL, QUESTIONS, ROOT, Command
 

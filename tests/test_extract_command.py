@@ -114,9 +114,9 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_an_adapter_is_worn(adapter: Path, tmp_path: Path) -> None:
+def test_an_adapter_is_put_on_the_model(adapter: Path, tmp_path: Path) -> None:
     plain = load_model(MODEL, "float32", CPU)
-    worn = load_model(MODEL, "float32", CPU, adapter=adapter / "step-10")
+    adapted = load_model(MODEL, "float32", CPU, adapter=adapter / "step-10")
     merged = load_model(MODEL, "float32", CPU)
     weights = load_file(adapter / "step-10" / "adapter_model.safetensors")
     for layer, block in enumerate(merged.model.layers):
@@ -129,7 +129,7 @@ def test_an_adapter_is_worn(adapter: Path, tmp_path: Path) -> None:
             linear.weight.data += b @ a * (8 / 4)  # alpha over rank: W + BA alpha/r
     found, expected, without = (
         extract(model, TOKENIZER, PROMPTS, ExtractionSettings()).layers[8]
-        for model in (worn, merged, plain)
+        for model in (adapted, merged, plain)
     )
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(found, without, rtol=0.1)
@@ -160,12 +160,12 @@ def test_an_adapter_is_merged_where_nothing_is_lost(
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.1)
         adapted.save_pretrained(tmp_path)
-        worn = load_model(MODEL, precision, CPU, adapter=tmp_path)
-    assert any("lora" in name for name, _ in worn.named_parameters()) == beside
+        loaded = load_model(MODEL, precision, CPU, adapter=tmp_path)
+    assert any("lora" in name for name, _ in loaded.named_parameters()) == beside
     ids = torch.tensor([TOKENIZER(PROMPTS[1])["input_ids"]])
     with torch.inference_mode():
         expected = adapted.eval()(input_ids=ids).logits
-        found = worn(input_ids=ids).logits.float()
+        found = loaded(input_ids=ids).logits.float()
     assert (found - expected).norm() < (1e-5 if precision == "float32" else 0.05) * expected.norm()
 
 
@@ -178,9 +178,9 @@ def test_an_adapter_of_another_model_is_told(adapter: Path, tmp_path: Path) -> N
     }  # fmt: skip
     for model, warned in ((own, False), ("0" * 64, True), ("owner/name@commit", False)):
         (folder / "training.json").write_text(json.dumps(record | {"model": model}))
-        worn = Experiment(MODEL, QUESTIONS, Store(tmp_path), adapter=folder / "step-10")
+        adapted = Experiment(MODEL, QUESTIONS, Store(tmp_path), adapter=folder / "step-10")
         with warnings.catch_warnings(record=True) as told:
-            assert worn.fingerprint.startswith(f"{own}; adapter ")
+            assert adapted.fingerprint.startswith(f"{own}; adapter ")
         assert warned == any("was trained on other files" in str(one.message) for one in told)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from harness.controls import null_controls
 from harness.geometry.interval import interval_of
-from harness.landscape import OVERLAP, Draw, Tree
+from harness.landscape import OVERLAP, Draw, LayerDendrogram
 from reports import figures
 from tests.invented import landscape
 
@@ -68,7 +68,7 @@ def test_lines_of_a_panel_have_colors_of_their_own() -> None:
 
 def test_a_category_has_one_color_everywhere() -> None:
     def colors(*labels: str) -> list[object]:
-        tree = Tree(1, ((0.0, 1.0, 1.0, 2.0),), labels, (1.0, 1.0))
+        tree = LayerDendrogram(1, ((0.0, 1.0, 1.0, 2.0),), labels, (1.0, 1.0))
         axis = figures.dendrogram(tree, {"law": "a", "art": "b", "sea": "c"}).axes[0]
         found = {
             text.get_text().split(" (")[0]: text.get_color() for text in axis.get_yticklabels()

@@ -35,7 +35,7 @@ from harness.finetuning.batches import Example, as_examples
 from harness.models import load_model
 from harness.protocol import FineTuning, Subset, TrainingOptions
 from harness.questions.mmlu import load_questions
-from harness.questions.prompts import ask
+from harness.questions.prompts import format_question
 from harness.questions.question import Question
 from harness.tokenizer import letter_tokens, load_tokenizer
 
@@ -53,7 +53,7 @@ def toy(precision: str = "float32") -> PreTrainedModel:
 
 
 def examples_of(questions: list[Question], **options: bool) -> list[Example]:
-    tokens = TOKENIZER([ask(one) for one in questions])["input_ids"]
+    tokens = TOKENIZER([format_question(one) for one in questions])["input_ids"]
     return as_examples(TOKENIZER, questions, tokens, **options)
 
 
@@ -102,7 +102,8 @@ def plain_losses(questions: list[Question], settings: FineTuning, steps: int) ->
         optimizer.param_groups[0]["lr"] = settings.learning_rate * factor
         loss = 0.0
         for question, weight in zip(chosen, weights, strict=True):
-            ids = TOKENIZER(f"{ask(question)} {question.letter}", return_tensors="pt")["input_ids"]
+            solved = f"{format_question(question)} {question.letter}"
+            ids = TOKENIZER(solved, return_tensors="pt")["input_ids"]
             logits = model(input_ids=ids).logits[0]
             each = F.cross_entropy(logits[-2:-1], ids[0, -1:]) * weight / sum(weights)
             each.backward()
@@ -208,13 +209,13 @@ def test_the_checkpoints_are_peft_adapters(tmp_path: Path) -> None:
     assert sorted(folder.name for folder in tmp_path.glob("[!.]*")) == [
         "final", "step-000001", "step-000002", "step-000005", "training.json",
     ]  # fmt: skip
-    batch = TOKENIZER([ask(LEARNT[0])], return_tensors="pt")
+    batch = TOKENIZER([format_question(LEARNT[0])], return_tensors="pt")
     with torch.no_grad():
         before = toy()(**batch).logits
         after = PeftModel.from_pretrained(toy(), str(tmp_path / "final"))(**batch).logits
-        worn = load_model(MODEL, "float32", CPU, adapter=tmp_path / "final")(**batch).logits
+        ours = load_model(MODEL, "float32", CPU, adapter=tmp_path / "final")(**batch).logits
     assert (after - before).abs().max() > 0.1
-    torch.testing.assert_close(worn, after)
+    torch.testing.assert_close(ours, after)
 
 
 def test_validation_is_counted_by_subject(tmp_path: Path) -> None:
@@ -231,7 +232,7 @@ def test_validation_is_counted_by_subject(tmp_path: Path) -> None:
     model = toy()
     for question in asked:
         with torch.no_grad():
-            ids = TOKENIZER(ask(question), return_tensors="pt")["input_ids"]
+            ids = TOKENIZER(format_question(question), return_tensors="pt")["input_ids"]
             logits = model(input_ids=ids).logits[0, -1]
         best = max("ABCD", key=lambda letter: logits[TOKENIZER.encode(f" {letter}")[0]])
         right.setdefault(question.subject, []).append(best == question.letter)
@@ -286,8 +287,8 @@ def test_the_answers_logits_are_the_whole_models(config) -> None:  # type: ignor
 
 def test_the_projections_are_found_in_the_model() -> None:
     adapted = with_lora(AutoModelForCausalLM.from_config(GPTNeoXConfig(**TINY)), FineTuning(rank=2))
-    worn = {name.split(".")[-1] for name in adapted.targeted_module_names}
-    assert worn == {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}
+    targeted = {name.split(".")[-1] for name in adapted.targeted_module_names}
+    assert targeted == {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}
     assert all(p.dtype == torch.float32 for p in adapted.parameters() if p.requires_grad)
     with pytest.raises(ModelError, match="'no_proj' is not in this model; its modules are"):
         check_targets(toy(), FineTuning(target_modules=("q_proj", "no_proj")))

@@ -23,7 +23,7 @@ from harness.protocol import (
     TrainingOptions,
 )
 from harness.questions.mmlu import load_questions
-from harness.questions.prompts import ask, build_prompt
+from harness.questions.prompts import build_prompt, format_question
 from harness.tokenizer import load_tokenizer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -89,7 +89,7 @@ def test_the_losses_are_the_cpus(tmp_path: Path) -> None:
         epochs=1, rank=4, dropout=0.0, learning_rate=3e-3, precision="float32", checkpoints=3
     )
     learnt = load_questions(QUESTIONS, Subset("validation", 3), 0).questions
-    tokens = TOKENIZER([ask(one) for one in learnt])["input_ids"]
+    tokens = TOKENIZER([format_question(one) for one in learnt])["input_ids"]
     examples = as_examples(TOKENIZER, learnt, tokens)
     losses = []
     for device in (CPU, GPU):

@@ -16,10 +16,11 @@ from fixtures.contrast import decide
 from harness.errors import RecordError
 from harness.geometry.interval import interval_of
 from harness.geometry.subsample import draw_subsamples
-from harness.landscape import CURVES, PUBLISHED_SCHEMA, Draw, Landscape, read_published
+from harness.landscape import CURVES, Draw, Landscape
 from harness.names import dataset_name
 from harness.pipeline import Experiment
 from harness.protocol import PromptFormat, Subset
+from harness.published import SCHEMA, read_published
 from harness.store import Store
 from reports.run import AUTHORS_CURVES
 
@@ -55,7 +56,7 @@ def test_a_curve_that_is_not_there_is_unknown() -> None:
 
 
 def test_whatever_is_measured_may_be_published() -> None:
-    models = PUBLISHED_SCHEMA["properties"]["models"]["additionalProperties"]
+    models = SCHEMA["properties"]["models"]["additionalProperties"]
     assert set(CURVES) <= models["properties"].keys()
 
 

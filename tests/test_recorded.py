@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from harness.errors import RecordError
-from harness.landscape import PUBLISHED
+from harness.published import PUBLISHED
 from reports.run import read_run, read_runs
 from reports.verdict import Outcome, Verdict
 from reports.view import Report

@@ -43,7 +43,7 @@ def test_each_condition_is_extracted_and_then_measured() -> None:
     assert [len(array) for array in arrays(jobs)] == [2, 1, 1]
 
 
-def test_fine_tuning_comes_before_what_wears_its_adapter() -> None:
+def test_fine_tuning_comes_before_what_has_its_adapter() -> None:
     jobs = plan("llama", [0], ["--seed", "7"], Path("out"), gpus=2, fine_tune=["--epochs", "4"])
     assert [(job.name, job.needs, job.gpus) for job in jobs] == [
         ("finetune-fine-tuned", (), 2),
@@ -54,11 +54,11 @@ def test_fine_tuning_comes_before_what_wears_its_adapter() -> None:
     ]
     adapter = str(Path("out") / "adapter-llama")
     assert jobs[0].arguments == ("--epochs", "4", "--output-dir", adapter)
-    worn = ("--seed", "7", "--shots", "0", "--adapter", adapter, "--checkpoint", "final")
-    worn += ("--condition", "fine-tuned")
-    assert jobs[2].arguments == worn
+    with_adapter = ("--seed", "7", "--shots", "0", "--adapter", adapter, "--checkpoint", "final")
+    with_adapter += ("--condition", "fine-tuned")
+    assert jobs[2].arguments == with_adapter
     out = str(Path("out") / "landscape-llama-fine-tuned.json")
-    assert jobs[4].arguments == (*worn, "--out", out)
+    assert jobs[4].arguments == (*with_adapter, "--out", out)
     assert [len(array) for array in arrays(jobs)] == [1, 1, 1, 1, 1]
 
 

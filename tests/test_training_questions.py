@@ -10,13 +10,15 @@ from click.testing import CliRunner
 
 from fixtures.cases import FineTuneRequest, Request
 from harness.cli import commands
+from harness.command_options import experiment_of
 from harness.errors import DatasetError
-from harness.experiment_commands import experiment_of, extract
-from harness.fine_tuned import FineTuned, split_test, without_training
+from harness.experiment_commands import extract
+from harness.fine_tuned import FineTuned
 from harness.finetune_command import finetune, training_of
 from harness.pipeline import Experiment
 from harness.protocol import Budgets, ExtractionSettings, FineTuning, Subset, TrainingOptions
 from harness.questions.mmlu import load_questions
+from harness.questions.training_questions import split_test, without_training
 from harness.store import Store
 from tests.test_finetune_command import MODEL, QUESTIONS, run
 from tests.test_questions import rows, write_dataset

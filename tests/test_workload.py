@@ -18,7 +18,7 @@ from harness.protocol import ExtractionSettings, GeometrySettings, Subset
 from harness.robustness import GRID
 from harness.store import Store
 from harness.tokenizer import load_tokenizer
-from harness.workload import Part, workload
+from harness.workload import WorkItem, workload
 from tests.running import MODEL, QUESTIONS, Command
 
 CPU = torch.device("cpu")
@@ -46,7 +46,7 @@ def case(store: Path, **changes: object) -> Case:
     return judged
 
 
-Told = tuple[Path, list[Part], list[Part], Measured]
+Told = tuple[Path, list[WorkItem], list[WorkItem], Measured]
 
 
 @pytest.fixture(scope="module")
@@ -119,9 +119,9 @@ def test_a_training_reads_its_questions_forward_and_back_and_the_others_forward(
     tokenizer = load_tokenizer(MODEL)
     learnt, asked = (
         sum(len(tokenizer(text)["input_ids"]) for text in texts)
-        for texts in (fine_tuned.learnt_prompts, fine_tuned.asked_prompts)
+        for texts in (fine_tuned.training_prompts, fine_tuned.validation_prompts)
     )
-    record = json.loads((fine_tuned.adapters / "training.json").read_text("utf-8"))
+    record = json.loads((fine_tuned.train() / "training.json").read_text("utf-8"))
     times = len(record["validation"])  # fewer than --eval-steps, in a training of three steps
     assert fine_tuned.steps == len(record["loss"]) == 3 and times == 4
     part = told[1][0]
@@ -141,10 +141,10 @@ def test_without_a_network_nothing_goes_through_one(tmp_path: Path) -> None:
 
 def test_the_time_is_that_of_what_is_left() -> None:
     parts = [
-        Part("0-shot", 10, 100, 80, int(3e15)),
-        Part("1-shot", 10, 100, 80, int(9e15), kept=True),
-        Part("embeddings", 10, 100, 0, 0),
-        Part("mixed-shots", 0, 0, 0, 0, obstacle="too long"),
+        WorkItem("0-shot", 10, 100, 80, int(3e15)),
+        WorkItem("1-shot", 10, 100, 80, int(9e15), kept=True),
+        WorkItem("embeddings", 10, 100, 0, 0),
+        WorkItem("mixed-shots", 0, 0, 0, 0, obstacle="too long"),
     ]
     lines = list(table(parts, 1e12))
     ends = ("3 PFLOP, 50.0 minutes", "in the store", "no network", "left out: too long")

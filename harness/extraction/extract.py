@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from harness.allocator import keep_freed_memory
 from harness.extraction.cache_budget import cache_tokens
 from harness.extraction.capture import capturing, site_modules
 from harness.extraction.forward import Forward, forward_of
@@ -30,7 +31,6 @@ from harness.extraction.shards import (
     saved_shards,
     shard_file,
 )
-from harness.memory import keep_freed_memory
 from harness.processes import ALONE, Processes
 from harness.protocol import Budgets, ExtractionSettings
 from harness.tokenizer import Tokenizer, letter_tokens, tokenize

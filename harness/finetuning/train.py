@@ -23,6 +23,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from harness.accuracy import accuracy
+from harness.allocator import keep_freed_memory
 from harness.disk import write_whole
 from harness.finetuning.answer_model import AnswerModel, pad, save_adapter, with_lora
 from harness.finetuning.batches import Example, batch_rows, passes
@@ -36,7 +37,6 @@ from harness.finetuning.training_state import (
     save_state,
     tensors_of,
 )
-from harness.memory import keep_freed_memory
 from harness.processes import launched_processes
 from harness.protocol import FineTuning, TrainingOptions
 from harness.schemas import writable

@@ -27,11 +27,11 @@ def build_prompt(question: Question, shots: Sequence[Question], prompt: PromptFo
     header = f"The following are multiple choice questions (with answers) about {subject}.\n\n"
     if not prompt.header:
         header = ""
-    solved = "".join(f"{ask(shot)} {shot.letter}\n\n" for shot in used)
-    return header + solved + ask(question)
+    solved = "".join(f"{format_question(shot)} {shot.letter}\n\n" for shot in used)
+    return header + solved + format_question(question)
 
 
-def ask(question: Question) -> str:
+def format_question(question: Question) -> str:
     """Return the question, its four choices and `Answer:`, one a line."""
     choices = (
         f"{letter}. {choice.strip()}"

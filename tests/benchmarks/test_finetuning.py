@@ -24,7 +24,7 @@ from harness.finetuning.batches import Example, as_examples, batch_rows
 from harness.models import load_model
 from harness.protocol import FineTuning, Subset, TrainingOptions
 from harness.questions.mmlu import load_questions
-from harness.questions.prompts import ask
+from harness.questions.prompts import format_question
 from harness.tokenizer import load_tokenizer
 
 STEPS = 3
@@ -87,7 +87,7 @@ def test_engine_against_plain(  # type: ignore[no-untyped-def]
     settings = FineTuning(precision=precision)
     tokenizer = load_tokenizer(name)
     questions = load_questions(dataset, Subset(per_subject=10), 0).questions
-    tokens = tokenizer([ask(question) for question in questions])["input_ids"]
+    tokens = tokenizer([format_question(question) for question in questions])["input_ids"]
     examples = as_examples(tokenizer, questions, tokens)
 
     def load() -> PreTrainedModel:

@@ -1,4 +1,4 @@
-"""Memory that is freed and soon wanted again."""
+"""The C library's allocator, glibc's: memory that is freed and soon wanted again."""
 
 from __future__ import annotations
 

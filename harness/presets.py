@@ -1,4 +1,4 @@
-"""The paper's fine-tuning settings by the size of its models (appendix)."""
+"""The paper's models, and its fine-tuning settings by their size (appendix)."""
 
 from __future__ import annotations
 
@@ -24,6 +24,15 @@ PRESETS = {
     "8b": Preset(40, FineTuning()),
     "llama-2": Preset(20, FineTuning(epochs=4)),
     "70b": Preset(40, FineTuning(epochs=4, rank=128, alpha=32, learning_rate=1e-4)),
+}
+# The paper's names of its models: their names on the hub, and how it fine-tuned them.
+PAPER_MODELS = {
+    "llama-2-7b": ("meta-llama/Llama-2-7b-hf", "llama-2"),
+    "llama-2-13b": ("meta-llama/Llama-2-13b-hf", "llama-2"),
+    "llama-2-70b": ("meta-llama/Llama-2-70b-hf", "70b"),
+    "llama-3-8b": ("meta-llama/Meta-Llama-3-8B", "8b"),
+    "llama-3-70b": ("meta-llama/Meta-Llama-3-70B", "70b"),
+    "mistral-7b": ("mistralai/Mistral-7B-v0.1", "8b"),
 }
 
 

@@ -12,10 +12,11 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from fixtures.cases import Request
-from fixtures.judging import measure
+from fixtures.cases import cases_of
+from fixtures.judging import measure_or_skip
 from fixtures.measured import Measured
 from fixtures.options import collects_a_part, judges_claims, wants_gpu
+from fixtures.request import FineTuneRequest, Request
 from harness.errors import ModelError, NoModelError, SettingsError
 from harness.protocol import ExtractionSettings, Subset
 from harness.published import read_published
@@ -159,11 +160,11 @@ def test_a_paper_model_is_skipped_where_this_machine_cannot_have_it(
 
     case = Mock(paper_model=True, check=lambda: fail(checked), landscapes=lambda: fail(measured))
     with pytest.raises(raised, match=reason):
-        measure(case)
+        measure_or_skip(case)
     if measured:
         case.paper_model = False
         with pytest.raises(type(measured), match=str(measured)):
-            measure(case)
+            measure_or_skip(case)
 
 
 def test_an_exception_that_no_longer_holds_fails(tmp_path: Path) -> None:
@@ -314,6 +315,28 @@ def test_the_papers_models_are_judged_where_they_are_all_that_is_asked_for(
     assert wants_gpu(Mock(option=Mock(markexpr=expression))) == wanted
 
 
+def test_each_of_the_papers_models_is_fine_tuned_as_the_paper_did(tmp_path: Path) -> None:
+    asked = Request(
+        None, None, None, (0, 5), Subset(), ExtractionSettings(), tmp_path, FineTuneRequest()
+    )
+    found = {case.name: case.fine_tuned for case in cases_of(asked, paper_models=True)}
+    # Appendix: questions a subject, epochs, rank, alpha, learning rate.
+    assert {
+        name: (
+            one.training.per_subject, one.settings.epochs, one.settings.rank, one.settings.alpha,
+            one.settings.learning_rate,
+        )
+        for name, one in found.items() if one
+    } == {
+        "llama-2-7b": (20, 4, 64, 16, 2e-4),
+        "llama-2-13b": (20, 4, 64, 16, 2e-4),
+        "llama-2-70b": (40, 4, 128, 32, 1e-4),
+        "llama-3-8b": (40, 6, 64, 16, 2e-4),
+        "llama-3-70b": (40, 4, 128, 32, 1e-4),
+        "mistral-7b": (40, 6, 64, 16, 2e-4),
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("start", "given", "some", "whole"),
     [
@@ -412,7 +435,7 @@ def test_two_records_may_not_have_other_curves_under_one_published_name(tmp_path
         asked = Request(
             None, None, None, (0,), Subset(), ExtractionSettings(), tmp_path, recorded=records
         )
-        return [case.name for case in asked.cases()]
+        return [case.name for case in cases_of(asked)]
 
     assert judged(files[0], files[2]) == ["published:theirs"]
     with pytest.raises(SettingsError, match="two records have other curves of published:theirs"):

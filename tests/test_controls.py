@@ -14,10 +14,11 @@ import torch
 from transformers import PreTrainedModel
 
 from claims.scope import need
-from fixtures.cases import TOY, Request
+from fixtures.cases import TOY, cases_of
 from fixtures.conditions import Asked, ConditionSet
 from fixtures.contrast import Contrast
 from fixtures.measured import Measured
+from fixtures.request import Request
 from harness.controlled import control_landscapes
 from harness.controls import null_controls
 from harness.errors import DatasetError, ModelError, SettingsError
@@ -290,7 +291,7 @@ def test_a_control_whose_prompts_are_too_long_is_left_out_with_the_reason(tmp_pa
     config = json.loads((model / "config.json").read_text())
     config["max_position_embeddings"] = longest()
     (model / "config.json").write_text(json.dumps(config))
-    (case,) = request.cases()
+    (case,) = cases_of(request)
     case.check()
     (obstacle,) = (part for part in case.to_compute() if part.obstacle)
     assert obstacle.name == "1-shot, mixed-shots" and not obstacle.operations
@@ -304,8 +305,8 @@ def test_a_control_whose_prompts_are_too_long_is_left_out_with_the_reason(tmp_pa
     config["max_position_embeddings"] -= 1
     (model / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match=f"short: takes {longest() - 1} tokens, and prompt"):
-        request.cases()[0].check()  # before anything is measured
-    (cut,) = replace(request, extraction=ExtractionSettings(max_length=20)).cases()
+        cases_of(request)[0].check()  # before anything is measured
+    (cut,) = cases_of(replace(request, extraction=ExtractionSettings(max_length=20)))
     cut.check()
 
 

@@ -8,7 +8,8 @@ import datasets
 import pytest
 from click.testing import CliRunner
 
-from fixtures.cases import FineTuneRequest, Request
+from fixtures.cases import cases_of
+from fixtures.request import FineTuneRequest, Request
 from harness.cli import commands
 from harness.command_options import experiment_of
 from harness.errors import DatasetError
@@ -73,7 +74,7 @@ def test_a_question_that_also_stands_in_a_training_split_is_not_analysed(tmp_pat
     )
     assert {(q.text, *q.choices) for q in experiment.questions.questions} == left
     given = (MODEL, str(dataset), None, (0,), Subset(), ExtractionSettings(), tmp_path / "store")
-    (case,) = Request(*given, FineTuneRequest()).cases()
+    (case,) = cases_of(Request(*given, FineTuneRequest()))
     assert case.experiment and case.experiment.questions.fingerprint == (
         experiment.questions.fingerprint
     )
@@ -94,7 +95,7 @@ def test_the_claims_train_what_the_command_trains(
         FineTuneRequest(),
     )
     budgets = Budgets(7, cached_tokens=9)
-    (case,) = Request(*given, train_from_test, budgets=budgets).cases()
+    (case,) = cases_of(Request(*given, train_from_test, budgets=budgets))
     options = ["--model", MODEL, "--mmlu", QUESTIONS, "--precision", ExtractionSettings.precision]
     options += ["--train-from-test", "3"] if train_from_test else []
     there = training_of(finetune.make_context("finetune", options).params)

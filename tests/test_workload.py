@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from fixtures.cases import Case, FineTuneRequest, Request
+from fixtures.cases import Case, cases_of
 from fixtures.dry_run import in_words, table
 from fixtures.measured import Measured
+from fixtures.request import FineTuneRequest, Request
 from harness.controls import null_controls
 from harness.models import load_model
 from harness.pipeline import Experiment
@@ -42,7 +43,7 @@ def case(store: Path, **changes: object) -> Case:
         train_from_test=3,
         controls=CONTROLS,
     )
-    (judged,) = replace(asked, **changes).cases()
+    (judged,) = cases_of(replace(asked, **changes))
     return judged
 
 
@@ -59,7 +60,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
     quick = GeometrySettings(neighbors=20, id_k=4, density_k=6, draws=0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fixtures.cases.Experiment", partial(Experiment, geometry=quick))
-        patch.setattr("fixtures.cases.GRID", {"Z 0": GRID["Z 0"]})
+        patch.setattr("fixtures.measuring.GRID", {"Z 0": GRID["Z 0"]})
         measured = case(store, robustness=True).landscapes()
     return store, before, case(store).to_compute(), measured
 

@@ -178,9 +178,14 @@ class Landscape:
         return None if self.accuracy is None else interval_of(self.accuracy, known, DRAW_SHARE)
 
     def drawn(self, number: int) -> Landscape:
-        """Return the landscape of one of `draws`."""
-        draw = self.draws[number]
-        return replace(self, curves=draw.curves, accuracy=draw.accuracy, draws=(), tree=None)
+        """Return the landscape of one of `draws`.
+
+        An accuracy that is known of the whole alone is NaN, as a value of a curve is.
+        """
+        draw, accuracy = self.draws[number], self.draws[number].accuracy
+        if accuracy is None and self.accuracy is not None:
+            accuracy = math.nan
+        return replace(self, curves=draw.curves, accuracy=accuracy, draws=(), tree=None)
 
     def has(self, name: str) -> bool:
         """Return whether a curve was measured, of one layer at least."""

@@ -406,6 +406,17 @@ def test_few_right_answers_cannot_fill_clusters_of_their_letters() -> None:
     assert "0.50 [0.50, 0.50]" in verdict("answers-clusters", weak)
 
 
+def test_an_accuracy_that_no_draw_has_leaves_the_interval_open() -> None:
+    def without(one: Landscape) -> Landscape:
+        return replace(one, draws=tuple(replace(draw, accuracy=None) for draw in one.draws))
+
+    contrast = Contrast.of(lambda of: of.most_shots.known_accuracy, 0.5, None)
+    found = contrast.outcome("model", {"5-shot": without(PAPER["5-shot"])})
+    assert (found.effect, found.interval) == (0.64, (-np.inf, np.inf))
+    model = {name: without(one) for name, one in PAPER.items()}
+    assert verdict("same-accuracy", model) == "inconclusive"
+
+
 def test_models_between_two_accuracies_are_on_neither_side() -> None:
     for accuracy in (0.57, 0.61):
         between = with_accuracy(PAPER, **{"0-shot": accuracy})

@@ -169,6 +169,10 @@ def experiment_of(options: dict[str, Any]) -> tuple[Experiment, PromptFormat]:
     return experiment, prompt
 
 
-def log_to_stderr() -> None:
-    """Print what the harness tells of its progress to stderr, a line with the time each."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+def log_progress(wanted: int | None) -> None:
+    """Print what the harness tells of its progress to stderr, a line with the time each, if wanted.
+
+    wanted: the option that asks for it.
+    """
+    if wanted:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

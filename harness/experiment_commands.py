@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from harness.checks import check_extraction, check_landscape
-from harness.command_options import experiment_of, experiment_options, log_to_stderr
+from harness.command_options import experiment_of, experiment_options, log_progress
 from harness.disk import check_file, write_whole
 from harness.pipeline import Experiment
 from harness.processes import launched_processes
@@ -33,8 +33,7 @@ def extract(out_dir: Path | None, remove_duplicates: bool, dry_run: bool, **opti
     from harness.export import check_export, export, first_of_each
 
     experiment, prompt = experiment_of(options)
-    if options["logging_steps"]:
-        log_to_stderr()
+    log_progress(options["logging_steps"])
     if remove_duplicates and not out_dir:
         raise click.UsageError("--remove-duplicates needs --out-dir; measuring drops them always")
     if out_dir:
@@ -84,8 +83,7 @@ def measure(
         if labels or subsamples:
             raise click.UsageError("--labels and --subsamples need FOLDER.")
         experiment, prompt = experiment_of(options)
-        if options["logging_steps"]:
-            log_to_stderr()
+        log_progress(options["logging_steps"])
         check_landscape(experiment, prompt)
         experiment.representations(prompt)
         if launched_processes().is_main:

@@ -19,7 +19,7 @@ from harness.command_options import (
     SLOW_TOKENIZER_OPTION,
     STORE_OPTION,
     WORKERS_OPTION,
-    log_to_stderr,
+    log_progress,
 )
 from harness.device import default_precision
 from harness.disk import write_whole
@@ -186,8 +186,7 @@ def finetune(**options: Any) -> None:
         )
     if options["validation"] and options["evaluations"] == 0:
         raise click.UsageError("--validation is asked at no step; leave it or --evaluations 0 out")
-    if options["log_lines"]:
-        log_to_stderr()
+    log_progress(options["log_lines"])
     training = training_of(options)
     training.check()
     before, after = (options[name] and not is_spread() for name in ("measure_baselines", "test"))

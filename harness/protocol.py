@@ -187,8 +187,8 @@ class FineTuning:
 class GeometrySettings:
     """How a cloud of representations is analysed.
 
-    neighbors: neighbours kept for every point (`maxk`); all there are when the points are fewer. As
-        many as `least_points` have of each other, or more.
+    neighbors: neighbours kept for every point (`maxk`), all there are when the points are fewer; at
+        least `least_points() - 1`.
     id_k: Gride compares the distances to neighbours `id_k` and `2 id_k`; a power of two.
     density_k: neighbours of the kNN density; None is the point-adaptive density (PAk), which
         chooses their number at every point.

@@ -166,9 +166,9 @@ class Report:
         """Return the panels of some quantities: every model's, and published ones beside them."""
         shown = []
         sources = {model: self.own(model) for model in self.models}
-        if f"{PUBLISHED}{REFERENCE}" not in sources:
-            published = list(read_published(AUTHORS_CURVES)[REFERENCE].values())
-            sources[f"{REFERENCE}, the authors' own curves"] = published
+        published = read_published(AUTHORS_CURVES)[REFERENCE]
+        if published not in [{one.condition: one for one in own} for own in sources.values()]:
+            sources[f"{REFERENCE}, the authors' own curves"] = list(published.values())
         for quantity in quantities:
             title = figures.QUANTITIES[quantity]
             having = {

@@ -18,16 +18,16 @@ def number(value: float | None) -> str:
     return f"{value:.3f}"
 
 
-def interval(bounds: Sequence[float | None] | None) -> str:
+def interval(bounds: Sequence[float] | None) -> str:
     """Return an interval in brackets, after a space; nothing without one."""
     if bounds is None:
         return ""
     low, high = bounds
-    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+    if not (math.isfinite(low) and math.isfinite(high)):
         return " [unbounded]"
     return f" [{number(low)}, {number(high)}]"
 
 
-def effect(value: float | None, bounds: Sequence[float | None] | None) -> str:
+def effect(value: float, bounds: Sequence[float] | None) -> str:
     """Return an effect and its interval."""
     return number(value) + interval(bounds)

@@ -159,7 +159,11 @@ def verdict(claim: str, model: Mapping[str, Landscape], asked: Asked | None = No
     ) -> None:
         assert layers
         contrast = Contrast.of(statistic, at_least, at_most, magnitude)
-        found.append(contrast.outcome("model", model, asked).verdict)
+        read: Asked = set()
+        found.append(contrast.outcome("model", model, read).verdict)
+        assert read, "it asks nothing of the conditions that it is given"
+        if asked is not None:
+            asked.update(read)
 
     try:
         CLAIMS[claim](landscapes=ConditionSet(model), judge=judge)
@@ -404,6 +408,23 @@ def test_a_fall_that_was_not_measured_is_not_known() -> None:
 def test_few_right_answers_cannot_fill_clusters_of_their_letters() -> None:
     weak = with_accuracy(changed(PAPER, TUNED, answer_clusters=phases(0.3, 0.4)), **{TUNED: 0.5})
     assert "0.50 [0.50, 0.50]" in verdict("answers-clusters", weak)
+
+
+@pytest.mark.parametrize(
+    ("claim", "conditions"),
+    [
+        ("two-phases-id", {"0-shot", *FEW, TUNED}),
+        ("two-phases-core", {"0-shot", "5-shot", TUNED}),
+        ("subjects-more-shots", {"1-shot", "5-shot"}),
+        ("answers-learnt", {FIRST, CHECKPOINT}),
+        ("same-accuracy", {"5-shot", TUNED}),
+        ("answers-fine-tuned", {"0-shot", TUNED}),
+    ],
+)
+def test_a_claim_is_about_the_conditions_that_it_asks_for(claim: str, conditions: set[str]) -> None:
+    asked: Asked = set()
+    verdict(claim, PAPER, asked)
+    assert {name for name, _ in asked} == conditions
 
 
 def test_an_accuracy_that_no_draw_has_leaves_the_interval_open() -> None:

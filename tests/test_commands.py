@@ -64,8 +64,8 @@ def test_what_computes_nothing_does_not_wait_for_torch() -> None:
         (["--record", "r.json", "-kanswers"], "--record writes all claims; leave out -k"),
         (["--record", "r.json", "--last-failed"], "--record writes all claims; leave out -k"),
         (["--record", "r.json", "--ignore=claims/test_answers.py"], "--record writes all claims"),
-        (["-n", "2"], "each process of -n would report its part as all"),
-        (["-q", "-n", "2"], "each process of -n would report its part as all"),
+        (["-n", "2"], "each process of -n would report its part of the claims"),
+        (["-q", "-n", "2"], "each process of -n would report its part of the claims"),
         (["--record", "r.json", "--stepwise"], "--record writes all claims; leave out -k"),
         (["--controls", "--control", "embeddings", "--control-seeds", "3"], "--control-seeds"),
         (["--control-seeds", "3"], "--control-seeds needs --controls, or --control random-weights"),
@@ -243,7 +243,7 @@ import pytest
 @pytest.mark.claim("sound")
 def test_sound(landscapes, judge):
     """It holds."""
-    judge(lambda of: 1.0, at_least=0.0, layers="none")
+    judge(lambda of: of.zero_shot.curve("ari_subjects").maximum, at_least=-1.0, layers="none")
 
 @pytest.mark.claim("unsound")
 def test_unsound(landscapes, judge):
@@ -269,7 +269,18 @@ def test_a_claim_that_ends_in_an_error_leaves_no_report_and_no_record(tmp_path: 
     [
         ('    """It holds."""\n', "", "test_sound: has no docstring; write the finding there"),
         ('"""A section."""\n', "", "test_section.py: has no docstring; write there which section"),
-        ('"unsound")', '"sound")', "test_unsound: 'sound' is the name of another claim too"),
+        (
+            '"unsound")',
+            '"sound")',
+            "test_unsound: 'sound' is the name of test_section.py::test_sound[",
+        ),
+        (
+            '@pytest.mark.claim("sound")\ndef test_sound(landscapes, judge)',
+            '@pytest.mark.parametrize("k", [1, 2])\n@pytest.mark.claim("sound")\n'
+            "def test_sound(landscapes, judge, k)",
+            "test_sound: 'sound' is the name of test_section.py::test_sound[",
+        ),
+        ("(landscapes, judge)", "(landscape)", "test_sound: asks for no `judge`, which forms"),
         ('"sound")', '"sound", exception={})', "test_sound: its mark takes a name, and exceptions"),
     ],
 )
@@ -282,24 +293,36 @@ def test_a_claim_that_could_not_be_shown_is_refused(
     assert done.returncode == 2 and said in done.stdout, done.stdout + done.stderr
 
 
-def test_a_claim_that_judges_nothing_fails(tmp_path: Path) -> None:
+ONCE = 'judge(lambda of: of.zero_shot.curve("ari_subjects").last, at_most=1.0, layers="all")'
+
+
+@pytest.mark.parametrize(
+    ("judging", "said"),
+    [
+        ("assert judge", "unsound: never calls `judge`"),
+        ('judge(lambda of: 1.0, at_least=0.0, layers="all")', "unsound: its contrast asks nothing"),
+        (f"{ONCE}; {ONCE}", "unsound calls `judge` twice; a claim has one verdict"),
+    ],
+)
+def test_a_claim_judges_once_what_it_is_given(tmp_path: Path, judging: str, said: str) -> None:
     (tmp_path / "claims").mkdir()
-    silent = BREAKING.replace("    judge(lambda of: 1.0", "    (lambda *_, **__: 0)(lambda of: 1.0")
-    silent = silent.replace('lambda of: {}["nothing"]', "lambda of: 1.0")
-    (tmp_path / "claims" / "test_section.py").write_text(silent)
+    unsound = 'judge(lambda of: {}["nothing"], at_least=0.0, layers="none")'
+    (tmp_path / "claims" / "test_section.py").write_text(BREAKING.replace(unsound, judging))
     done = run("pytest", *ELSEWHERE, "--out", "out", folder=tmp_path)
-    assert done.returncode == 1 and "sound: calls `judge` 0 times" in done.stdout, done.stdout
-    assert "no report and no record: sound ended in an error" in done.stdout
+    assert done.returncode == 1 and said in done.stdout, done.stdout
+    assert "no report and no record: unsound ended in an error" in done.stdout
 
 
 def test_what_cannot_be_collected_leaves_no_report_of_the_rest(tmp_path: Path) -> None:
     (tmp_path / "claims").mkdir()
-    (tmp_path / "claims" / "test_section.py").write_text(BREAKING.replace('{}["nothing"]', "1.0"))
+    whole = BREAKING.replace('{}["nothing"]', 'of.zero_shot.curve("ari_subjects").last')
+    (tmp_path / "claims" / "test_section.py").write_text(whole)
     (tmp_path / "claims" / "test_other.py").write_text("import nothing_of_this_name")
     given = ["--continue-on-collection-errors", "--out", "out", "--record", "r.json"]
     done = run("pytest", *ELSEWHERE, *given, folder=tmp_path)
-    assert done.returncode == 1 and "what could not be collected ended in" in done.stdout
-    assert "unsound" in done.stdout and not (tmp_path / "r.json").exists()
+    assert done.returncode == 1 and "some claims could not be collected" in done.stdout
+    assert "unsound" in done.stdout
+    assert not (tmp_path / "r.json").exists() and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -351,11 +374,19 @@ def test_each_of_the_papers_models_is_fine_tuned_as_the_paper_did(tmp_path: Path
     ],
 )
 def test_claims_are_known_from_wherever_pytest_begins(
-    start: str, given: str, some: bool, whole: bool
+    start: str, given: str, some: bool, whole: bool, tmp_path: Path
 ) -> None:
-    begun = Mock(dir=ROOT / start)
-    config = Mock(rootpath=ROOT, invocation_params=begun, args=[given], option=object())
-    assert (judges_claims(config), not collects_a_part(config)) == (some, whole)
+    link, other = tmp_path / "link", tmp_path / "claims"
+    link.symlink_to(ROOT)
+    other.mkdir()  # a folder of that name where pytest begins, too
+    for root, begin, asked in (
+        (ROOT, ROOT / start, given),
+        (link, link / start, given),
+        (link, tmp_path, str(link / start / given)),
+    ):
+        begun = Mock(dir=begin)
+        config = Mock(rootpath=root, invocation_params=begun, args=[asked], option=object())
+        assert (judges_claims(config), not collects_a_part(config)) == (some, whole)
 
 
 def test_a_run_that_ends_early_says_that_it_has_no_report(tmp_path: Path) -> None:

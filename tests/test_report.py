@@ -14,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import RecordError
+from harness.published import read_published
 from reports import figures
 from reports.render import render
+from reports.run import AUTHORS_CURVES
 from reports.scale import Scale
 from reports.verdict import Outcome
 from reports.view import Report
@@ -145,11 +147,12 @@ def test_published_curves_have_their_marks_reasons_and_exceptions() -> None:
     assert '<td class="absent">' in three and "✓" not in three
 
 
-def test_published_curves_that_are_judged_alone_are_drawn_once() -> None:
-    shown = Report([replace(RUN, claims=[], skipped=[], landscapes=[
-        landscape("0-shot", f"published:{name}") for name in ("llama-3-8b", "mistral-7b")
-    ])]).profiles("density_peaks")  # fmt: skip
-    assert shown.count("<figure>") == 2 and "the authors' own curves" not in shown
+def test_the_authors_curves_are_drawn_once() -> None:
+    theirs = list(read_published(AUTHORS_CURVES)["llama-3-8b"].values())
+    others = [replace(one, accuracy=0.5) for one in theirs]
+    for shown, drawn in ((theirs, 1), (others, 2), (RUN.landscapes, 2)):
+        report = Report([replace(RUN, claims=[], skipped=[], landscapes=shown)])
+        assert report.profiles("density_peaks").count("<figure>") == drawn
 
 
 def test_the_markdown_shows_a_model_under_its_own_controls_only() -> None:

@@ -87,7 +87,8 @@ def _read(source: str, split: str) -> list[Question]:
             f"{source}: split {split!r} has no column {missing[0]!r}; "
             f"MMLU's columns are {', '.join(COLUMNS)}"
         )
-    return [_question(source, split, index, row) for index, row in enumerate(table)]
+    rows = table.select_columns(list(COLUMNS)).to_list()  # at once, or each is a query of its own
+    return [_question(source, split, index, row) for index, row in enumerate(rows)]
 
 
 def _load(source: str, split: str) -> Any:

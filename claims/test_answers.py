@@ -11,7 +11,8 @@ from claims.scope import (
     need,
     papers_own,
 )
-from fixtures.conditions import ConditionSet, Judge
+from fixtures.conditions import ConditionSet
+from fixtures.judging import Judge
 from reports.verdict import OURS
 
 LEAST_ACCURACY = 0.62  # of the paper's models that it sees grouped by answer

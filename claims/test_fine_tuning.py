@@ -5,7 +5,8 @@ import math
 import pytest
 
 from claims.scope import EARLY, GUESSING, HIGH_ACCURACY, LATE, MODERATE_ACCURACY
-from fixtures.conditions import ConditionSet, Judge
+from fixtures.conditions import ConditionSet
+from fixtures.judging import Judge
 from harness.landscape import OVERLAP
 
 CONVERGING = (0.5, 0.97)  # the paper's layers 40 to 77 of 80

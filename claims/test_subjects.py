@@ -5,7 +5,8 @@ import math
 import pytest
 
 from claims.scope import LATE, need, papers_own, smallest
-from fixtures.conditions import ConditionSet, Judge
+from fixtures.conditions import ConditionSet
+from fixtures.judging import Judge
 from harness.landscape import FIRST_HALF, Landscape
 from reports.verdict import OURS
 

@@ -5,7 +5,8 @@ import math
 import pytest
 
 from claims.scope import EARLY, LATE, MIDDLE, authors_curves, largest, papers_own, smallest
-from fixtures.conditions import ConditionSet, Judge
+from fixtures.conditions import ConditionSet
+from fixtures.judging import Judge
 from harness.curve import Curve
 from harness.landscape import Landscape
 

@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -149,16 +150,9 @@ def verdict(claim: str, model: Mapping[str, Landscape], asked: Asked | None = No
     """The verdict of a claim, or why it was skipped; `asked` receives what it asks for."""
     found: list[Word] = []
 
-    def judge(
-        statistic: Callable[[ConditionSet], float],
-        *,
-        layers: str,
-        at_least: float | None = None,
-        at_most: float | None = None,
-        magnitude: bool = False,
-    ) -> None:
+    def judge(statistic: Callable[[ConditionSet], float], *, layers: str, **given: Any) -> None:
         assert layers
-        contrast = Contrast.of(statistic, at_least, at_most, magnitude)
+        contrast = Contrast.of(statistic, **given)
         read: Asked = set()
         found.append(contrast.outcome("model", model, read).verdict)
         assert read, "it asks nothing of the conditions that it is given"

@@ -6,7 +6,8 @@ They measure it with other estimators, prompts and datasets; here it is Gride's,
 import pytest
 
 from claims.scope import authors_curves
-from fixtures.conditions import ConditionSet, Judge
+from fixtures.conditions import ConditionSet
+from fixtures.judging import Judge
 
 SOURCE = "arXiv 2412.06245"
 

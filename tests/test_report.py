@@ -73,6 +73,16 @@ def test_a_bar_shows_effects_on_the_side_of_the_threshold_where_they_are(
             assert (scale.at(effect) >= line) if effect >= threshold else (scale.at(effect) <= line)
 
 
+def test_an_interval_widens_the_axis_by_so_much_at_most() -> None:
+    def ends(*interval: float) -> tuple[float, float]:
+        scale = Scale.over([verdict(effect=1.0, interval=interval, threshold=0.0)])
+        return scale.low, scale.high
+
+    assert ends(0.9, 1.1) == pytest.approx((-0.055, 1.155))  # a margin of a twentieth
+    assert ends(-1000.0, 1000.0) == pytest.approx((-0.6 - 0.11, 1.6 + 0.11))
+    assert ends(-math.inf, 1.1) == ends(0.5, 1.1)
+
+
 def test_an_axis_shows_the_thresholds_of_all_models() -> None:
     pairs = ((0.06, 0.5), (0.1, 0.7))
     scale = Scale.over(verdict(effect=one, interval=None, threshold=line) for one, line in pairs)

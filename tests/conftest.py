@@ -8,7 +8,7 @@ import pytest
 # Files go to workers whole: what takes longest is begun first, so that nobody waits for it.
 LONGEST = (
     "commands finetune_command submit_command slurm faults determinism disk_faults interrupts "
-    "workload shards recorded geometry finetuning exactness shared_prefixes"
+    "workload contributed_claims shards recorded geometry finetuning exactness shared_prefixes"
 ).split()
 
 

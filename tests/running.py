@@ -185,3 +185,11 @@ def results(given: list[str], folder: Path) -> dict[str, object]:
     }
     assert weights
     return {"loss": record["loss"], "validation": record["validation"], **weights}
+
+
+def run(*given: str, folder: Path = ROOT) -> "subprocess.CompletedProcess[str]":
+    """Run one to its end, as `Command` does; what it prints is text."""
+    process = Command(*given, folder=folder)
+    printed, errors = process.communicate(timeout=300)
+    assert process.returncode is not None
+    return subprocess.CompletedProcess(given, process.returncode, printed, errors)

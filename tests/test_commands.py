@@ -1,7 +1,6 @@
 """The commands as a user types them: what they write, and how they refuse bad input."""
 
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -15,20 +14,12 @@ import torch
 from fixtures.cases import cases_of
 from fixtures.judging import measure_or_skip
 from fixtures.measured import Measured
-from fixtures.options import collects_a_part, judges_claims, wants_gpu
-from fixtures.request import FineTuneRequest, Request
+from fixtures.request import Request
 from harness.errors import ModelError, NoModelError, SettingsError
 from harness.protocol import ExtractionSettings, Subset
 from harness.published import read_published
 from reports.run import AUTHORS_CURVES, Run, read_run
-from tests.running import MODEL, QUESTIONS, ROOT, Command
-
-
-def run(*given: str, folder: Path = ROOT) -> "subprocess.CompletedProcess[str]":
-    process = Command(*given, folder=folder)
-    printed, errors = process.communicate(timeout=300)
-    assert process.returncode is not None
-    return subprocess.CompletedProcess(given, process.returncode, printed, errors)
+from tests.running import MODEL, QUESTIONS, ROOT, run
 
 
 def test_what_computes_nothing_does_not_wait_for_torch() -> None:
@@ -231,162 +222,6 @@ def test_the_command_that_repeats_a_claim_writes_no_record(tmp_path: Path) -> No
     # Of one model of several all are judged, so it is a whole report.
     assert elsewhere(claims, "-k", "llama-3-8b").returncode == 0
     assert (tmp_path / "reports" / "out" / "report.html").exists()
-
-
-ELSEWHERE = [
-    "-p", "fixtures.plugin", "-p", "fixtures.judging", "claims",
-    "--published", str(ROOT / "reports" / "published-curves.json"),
-]  # fmt: skip
-BREAKING = '''"""A section."""
-import pytest
-
-@pytest.mark.claim("sound")
-def test_sound(landscapes, judge):
-    """It holds."""
-    judge(lambda of: of.zero_shot.curve("ari_subjects").maximum, at_least=-1.0, layers="none")
-
-@pytest.mark.claim("unsound")
-def test_unsound(landscapes, judge):
-    """Nobody knows."""
-    judge(lambda of: {}["nothing"], at_least=0.0, layers="none")
-'''
-
-
-def test_a_claim_that_ends_in_an_error_leaves_no_report_and_no_record(tmp_path: Path) -> None:
-    (tmp_path / "claims").mkdir()
-    (tmp_path / "claims" / "test_section.py").write_text(BREAKING)
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *ELSEWHERE, "--out", "out", "--record", "r.json"],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 1 and "KeyError" in done.stdout, done.stdout + done.stderr
-    assert "no report and no record: unsound ended in an error" in done.stdout
-    assert not (tmp_path / "out").exists() and not (tmp_path / "r.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "said"),
-    [
-        ('    """It holds."""\n', "", "test_sound: has no docstring; write the finding there"),
-        ('"""A section."""\n', "", "test_section.py: has no docstring; write there which section"),
-        (
-            '"unsound")',
-            '"sound")',
-            "test_unsound: 'sound' is the name of test_section.py::test_sound[",
-        ),
-        (
-            '@pytest.mark.claim("sound")\ndef test_sound(landscapes, judge)',
-            '@pytest.mark.parametrize("k", [1, 2])\n@pytest.mark.claim("sound")\n'
-            "def test_sound(landscapes, judge, k)",
-            "test_sound: 'sound' is the name of test_section.py::test_sound[",
-        ),
-        ("(landscapes, judge)", "(landscape)", "test_sound: asks for no `judge`, which forms"),
-        ('"sound")', '"sound", exception={})', "test_sound: its mark takes a name, and exceptions"),
-    ],
-)
-def test_a_claim_that_could_not_be_shown_is_refused(
-    tmp_path: Path, old: str, new: str, said: str
-) -> None:
-    (tmp_path / "claims").mkdir()
-    (tmp_path / "claims" / "test_section.py").write_text(BREAKING.replace(old, new))
-    done = run("pytest", *ELSEWHERE, folder=tmp_path)
-    assert done.returncode == 2 and said in done.stdout, done.stdout + done.stderr
-
-
-ONCE = 'judge(lambda of: of.zero_shot.curve("ari_subjects").last, at_most=1.0, layers="all")'
-
-
-@pytest.mark.parametrize(
-    ("judging", "said"),
-    [
-        ("assert judge", "unsound: never calls `judge`"),
-        ('judge(lambda of: 1.0, at_least=0.0, layers="all")', "unsound: its contrast asks nothing"),
-        (f"{ONCE}; {ONCE}", "unsound calls `judge` twice; a claim has one verdict"),
-    ],
-)
-def test_a_claim_judges_once_what_it_is_given(tmp_path: Path, judging: str, said: str) -> None:
-    (tmp_path / "claims").mkdir()
-    unsound = 'judge(lambda of: {}["nothing"], at_least=0.0, layers="none")'
-    (tmp_path / "claims" / "test_section.py").write_text(BREAKING.replace(unsound, judging))
-    done = run("pytest", *ELSEWHERE, "--out", "out", folder=tmp_path)
-    assert done.returncode == 1 and said in done.stdout, done.stdout
-    assert "no report and no record: unsound ended in an error" in done.stdout
-
-
-def test_what_cannot_be_collected_leaves_no_report_of_the_rest(tmp_path: Path) -> None:
-    (tmp_path / "claims").mkdir()
-    whole = BREAKING.replace('{}["nothing"]', 'of.zero_shot.curve("ari_subjects").last')
-    (tmp_path / "claims" / "test_section.py").write_text(whole)
-    (tmp_path / "claims" / "test_other.py").write_text("import nothing_of_this_name")
-    given = ["--continue-on-collection-errors", "--out", "out", "--record", "r.json"]
-    done = run("pytest", *ELSEWHERE, *given, folder=tmp_path)
-    assert done.returncode == 1 and "some claims could not be collected" in done.stdout
-    assert "unsound" in done.stdout
-    assert not (tmp_path / "r.json").exists() and not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("expression", "wanted"),
-    [
-        ("", False), ("gpu", True), ("gpu and not slow", True), ("slow or gpu", True),
-        ("not gpu", False), ("not (slow or gpu)", False), ("not slow", False), ("gpu and", False),
-    ],
-)  # fmt: skip
-def test_the_papers_models_are_judged_where_they_are_all_that_is_asked_for(
-    expression: str, wanted: bool
-) -> None:
-    assert wants_gpu(Mock(option=Mock(markexpr=expression))) == wanted
-
-
-def test_each_of_the_papers_models_is_fine_tuned_as_the_paper_did(tmp_path: Path) -> None:
-    asked = Request(
-        None, None, None, (0, 5), Subset(), ExtractionSettings(), tmp_path, FineTuneRequest()
-    )
-    found = {case.name: case.fine_tuned for case in cases_of(asked, paper_models=True)}
-    # Appendix: questions a subject, epochs, rank, alpha, learning rate.
-    assert {
-        name: (
-            one.training.per_subject, one.settings.epochs, one.settings.rank, one.settings.alpha,
-            one.settings.learning_rate,
-        )
-        for name, one in found.items() if one
-    } == {
-        "llama-2-7b": (20, 4, 64, 16, 2e-4),
-        "llama-2-13b": (20, 4, 64, 16, 2e-4),
-        "llama-2-70b": (40, 4, 128, 32, 1e-4),
-        "llama-3-8b": (40, 6, 64, 16, 2e-4),
-        "llama-3-70b": (40, 4, 128, 32, 1e-4),
-        "mistral-7b": (40, 6, 64, 16, 2e-4),
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("start", "given", "some", "whole"),
-    [
-        ("", "claims", True, True),
-        ("", ".", True, True),
-        ("claims", ".", True, True),
-        ("tests", "../claims", True, True),
-        ("", "claims/test_answers.py::test_one", True, False),
-        ("claims", "test_answers.py", True, False),
-        ("", "tests", False, False),
-        ("", "harness/claims", False, False),
-    ],
-)
-def test_claims_are_known_from_wherever_pytest_begins(
-    start: str, given: str, some: bool, whole: bool, tmp_path: Path
-) -> None:
-    link, other = tmp_path / "link", tmp_path / "claims"
-    link.symlink_to(ROOT)
-    other.mkdir()  # a folder of that name where pytest begins, too
-    for root, begin, asked in (
-        (ROOT, ROOT / start, given),
-        (link, link / start, given),
-        (link, tmp_path, str(link / start / given)),
-    ):
-        begun = Mock(dir=begin)
-        config = Mock(rootpath=root, invocation_params=begun, args=[asked], option=object())
-        assert (judges_claims(config), not collects_a_part(config)) == (some, whole)
 
 
 def test_a_run_that_ends_early_says_that_it_has_no_report(tmp_path: Path) -> None:

@@ -1,0 +1,76 @@
+"""What the options of `pytest claims` ask for."""
+
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+
+from fixtures.cases import cases_of
+from fixtures.options import collects_a_part, judges_claims, wants_gpu
+from fixtures.request import FineTuneRequest, Request
+from harness.protocol import ExtractionSettings, Subset
+from tests.running import ROOT
+
+
+@pytest.mark.parametrize(
+    ("expression", "wanted"),
+    [
+        ("", False), ("gpu", True), ("gpu and not slow", True), ("slow or gpu", True),
+        ("not gpu", False), ("not (slow or gpu)", False), ("not slow", False), ("gpu and", False),
+    ],
+)  # fmt: skip
+def test_the_papers_models_are_judged_where_they_are_all_that_is_asked_for(
+    expression: str, wanted: bool
+) -> None:
+    assert wants_gpu(Mock(option=Mock(markexpr=expression))) == wanted
+
+
+def test_each_of_the_papers_models_is_fine_tuned_as_the_paper_did(tmp_path: Path) -> None:
+    asked = Request(
+        None, None, None, (0, 5), Subset(), ExtractionSettings(), tmp_path, FineTuneRequest()
+    )
+    found = {case.name: case.fine_tuned for case in cases_of(asked, paper_models=True)}
+    # Appendix: questions a subject, epochs, rank, alpha, learning rate.
+    assert {
+        name: (
+            one.training.per_subject, one.settings.epochs, one.settings.rank, one.settings.alpha,
+            one.settings.learning_rate,
+        )
+        for name, one in found.items() if one
+    } == {
+        "llama-2-7b": (20, 4, 64, 16, 2e-4),
+        "llama-2-13b": (20, 4, 64, 16, 2e-4),
+        "llama-2-70b": (40, 4, 128, 32, 1e-4),
+        "llama-3-8b": (40, 6, 64, 16, 2e-4),
+        "llama-3-70b": (40, 4, 128, 32, 1e-4),
+        "mistral-7b": (40, 6, 64, 16, 2e-4),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("start", "given", "some", "whole"),
+    [
+        ("", "claims", True, True),
+        ("", ".", True, True),
+        ("claims", ".", True, True),
+        ("tests", "../claims", True, True),
+        ("", "claims/test_answers.py::test_one", True, False),
+        ("claims", "test_answers.py", True, False),
+        ("", "tests", False, False),
+        ("", "harness/claims", False, False),
+    ],
+)
+def test_claims_are_known_from_wherever_pytest_begins(
+    start: str, given: str, some: bool, whole: bool, tmp_path: Path
+) -> None:
+    link, other = tmp_path / "link", tmp_path / "claims"
+    link.symlink_to(ROOT)
+    other.mkdir()  # a folder of that name where pytest begins, too
+    for root, begin, asked in (
+        (ROOT, ROOT / start, given),
+        (link, link / start, given),
+        (link, tmp_path, str(link / start / given)),
+    ):
+        begun = Mock(dir=begin)
+        config = Mock(rootpath=root, invocation_params=begun, args=[asked], option=object())
+        assert (judges_claims(config), not collects_a_part(config)) == (some, whole)

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import resource
 import runpy
+import signal
 import socket
 import subprocess
 import sys
@@ -161,6 +162,8 @@ def launched(*given: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", *given], cwd=ROOT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        # A shell that starts the tests in the background has them ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ class Curve:
 
     @cached_property
     def known(self) -> NDArray[np.float64]:
-        """The values that were measured."""
+        """The values that were measured, (K,) of the L."""
         found: NDArray[np.float64] = self.values[np.isfinite(self.values)]
         return found
 

@@ -192,7 +192,7 @@ class Landscape:
         return any(map(math.isfinite, self.curves.get(name, ())))
 
     def curve(self, name: str) -> Curve:
-        """Return one of the curves over relative depth."""
+        """Return one of the curves over relative depth. Raises AssertionError for another name."""
         assert name in (*CURVES, OVERLAP), name
         depth = np.array(self.layer, dtype=np.float64) / max(*self.layer, 1)
         values = self.curves.get(name, (math.nan,) * len(self.layer))

@@ -30,8 +30,9 @@ def load_questions(source: str, subset: Subset, shots: int) -> QuestionSet:
     shots: the largest number of shots that will be asked for; 0 does not read `dev`.
 
     Raises DatasetError for a missing dataset, split or column, a row that is not a four-choice
-    question, or fewer dev questions in a subject than `shots`; SettingsError for shots of the split
-    that is asked.
+    question, fewer dev questions in a subject than `shots`, no question left to ask, or a bad file
+    of rows; SettingsError for shots of the split that is asked.
+    Source: the paper's questions are those of its repository's `test_mask_200.npy`.
     """
     if shots and "dev" in {part.partition("[")[0] for part in subset.split.split("+")}:
         raise SettingsError(

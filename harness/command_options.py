@@ -16,6 +16,9 @@ from harness.questions.training_questions import split_test
 from harness.store import STORE, STORE_VARIABLE, Store
 
 COUNT = click.IntRange(min=1)
+# The paper's own scripts write names with underscores, and precisions in short.
+PAPERS_NAMES = {"token_normalize_func": lambda name: name.replace("_", "-")}
+PAPERS_PRECISIONS = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 DATASET_OPTION = click.option(
     "--mmlu",
     "--dataset-path",
@@ -40,6 +43,13 @@ STORE_OPTION = click.option(
     show_envvar=True,
     help="Folder of what was computed.",
 )
+
+
+def precision_name(_: click.Context, __: click.Parameter, typed: str | None) -> str | None:
+    """Return what --precision means, of which the paper's short names are heard too."""
+    return PAPERS_PRECISIONS.get(typed, typed) if typed else typed
+
+
 # The second names are those of the paper's own script, where they differ.
 EXPERIMENT_OPTIONS = (
     click.option("--model", "--checkpoint-dir", help="Model folder or hub name."),
@@ -90,6 +100,7 @@ EXPERIMENT_OPTIONS = (
     ),
     click.option(
         "--precision",
+        callback=precision_name,
         help="bfloat16, float16 or float32 [default: bfloat16, or float32 without a GPU on a "
         "processor that lacks it].",
     ),

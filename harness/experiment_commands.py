@@ -11,7 +11,12 @@ import click
 from click.core import ParameterSource
 
 from harness.checks import check_extraction, check_landscape
-from harness.command_options import experiment_of, experiment_options, log_progress
+from harness.command_options import (
+    PAPERS_NAMES,
+    experiment_of,
+    experiment_options,
+    log_progress,
+)
 from harness.disk import check_file, write_whole
 from harness.pipeline import Experiment
 from harness.processes import launched_processes
@@ -19,7 +24,7 @@ from harness.protocol import GeometrySettings, PromptFormat
 from harness.workload import extraction_work
 
 
-@click.command()
+@click.command(context_settings=PAPERS_NAMES)
 @experiment_options
 @click.option("--out-dir", "--out", type=Path, help="New folder that receives plain files too.")
 @click.option("--remove-duplicates", is_flag=True, help="With --out-dir: equal prompts once.")
@@ -63,7 +68,7 @@ def _arithmetic(experiment: Experiment, prompt: PromptFormat) -> str:
     )
 
 
-@click.command()
+@click.command(context_settings=PAPERS_NAMES)
 @click.argument("folder", type=Path, required=False)
 @click.option("--labels", type=Path, help="With FOLDER: CSV with columns subject and answer.")
 @click.option("--subsamples", type=click.IntRange(min=0), default=0, help="With FOLDER: draws.")

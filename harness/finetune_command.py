@@ -16,10 +16,12 @@ from harness.checks import check_extraction
 from harness.command_options import (
     COUNT,
     DATASET_OPTION,
+    PAPERS_NAMES,
     SLOW_TOKENIZER_OPTION,
     STORE_OPTION,
     WORKERS_OPTION,
     log_progress,
+    precision_name,
 )
 from harness.device import default_precision
 from harness.disk import write_whole
@@ -40,7 +42,7 @@ PRESETS_OWN = "[default: the preset's]."
 
 # The second names are those of the paper's own script, where they differ. An option of the
 # protocol that is not given is the preset's.
-@click.command()
+@click.command(context_settings=PAPERS_NAMES)
 @click.option("--model", "--model-name-or-path", required=True, help="Model folder or hub name.")
 @click.option("--tokenizer", "--tokenizer-name", help="Folder or hub name [default: the model's].")
 @SLOW_TOKENIZER_OPTION
@@ -104,7 +106,9 @@ PRESETS_OWN = "[default: the preset's]."
     help="Tokens; the start is lost.",
 )
 @click.option("--checkpoints", "--checkpointing-steps", type=int, help="Log-spaced " + PRESETS_OWN)
-@click.option("--precision", help="bfloat16 or float32 [default: as of extract].")
+@click.option(
+    "--precision", callback=precision_name, help="bfloat16 or float32 [default: as of extract]."
+)
 @click.option("--seed", type=int, help="Of weights, order and dropout " + PRESETS_OWN)
 @click.option("--token-budget", type=COUNT, help="Tokens a pass, at most.")
 @click.option("--per-device-train-batch-size", type=COUNT, help="Questions a pass, at most.")

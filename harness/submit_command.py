@@ -14,7 +14,7 @@ import click
 from click.core import ParameterSource
 
 from harness.checks import check_landscape
-from harness.command_options import experiment_of
+from harness.command_options import PAPERS_NAMES, experiment_of
 from harness.device import default_precision
 from harness.errors import SettingsError, UserError
 from harness.experiment_commands import extract, measure
@@ -44,7 +44,7 @@ def _passed_on() -> list[click.Parameter]:
     return [option for option in extract.params if option.name in measuring]
 
 
-@click.command(params=_passed_on())
+@click.command(params=_passed_on(), context_settings=PAPERS_NAMES)
 @click.option("--shots", "--num-few-shots", default="0", show_default=True, help="Such as 0,1,5.")
 @click.option("--fine-tune", is_flag=True, help="Also fine-tune; measure that without shots.")
 @click.option("--out", type=Path, required=True, help="Folder that receives the landscapes.")

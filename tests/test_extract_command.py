@@ -62,10 +62,10 @@ def test_the_names_of_the_papers_script_mean_the_same(tmp_path: Path) -> None:
         tmp_path, "--shots", "1", "--site", "res2", "--max-length", "90", "--layer-interval", "2"
     )
     papers = run(
-        tmp_path, "--num-few-shots", "1", "--target-layer", "res2", "--max-seq-len", "90",
-        "--layer-interval", "2", "--use-last-token", "--micro-batch-size", "1",
-        "--preprocessing-num-workers", "2", "--logging-steps", "10", "--use-slow-tokenizer",
-        "--tokenizer-dir", MODEL,
+        tmp_path, "--num_few_shots", "1", "--target_layer", "res2", "--max_seq_len", "90",
+        "--layer_interval", "2", "--use_last_token", "--micro_batch_size", "1",
+        "--preprocessing_num_workers", "2", "--logging_steps", "10", "--use_slow_tokenizer",
+        "--tokenizer_dir", MODEL, "--precision", "fp32",
     )  # fmt: skip
     # Another tokenizer is another key, but here it is the same one.
     assert papers != new

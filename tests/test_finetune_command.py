@@ -54,14 +54,14 @@ def test_the_names_of_the_papers_script_mean_the_same(tmp_path: Path) -> None:
     mask = tmp_path / "mask.npy"
     np.save(mask, np.arange(0, 320, 2))
     folder = run(
-        tmp_path, "--tokenizer-name", MODEL, "--use-lora", "--lora-alpha", "8", "--lora-dropout",
-        "0.2", "--low-cpu-mem-usage", "--max-seq-length", "512", "--batch-size", "8",
-        "--preprocessing-num-workers", "2", "--per-device-train-batch-size", "1",
-        "--per-device-eval-batch-size", "1", "--warmup-ratio", "0.1", "--weight-decay", "0.01",
-        "--num-train-epochs", "1", "--output-dir", str(tmp_path / "out"), "--out-filename", "mine",
-        "--logging-steps", "2", "--eval-steps", "1", "--validation", "dev", "--weight-samples",
-        "--measure-baselines", "--mask-path", str(mask), "--clip-grad-norm", "1", "--seed", "7",
-        "--gradient-checkpointing",
+        tmp_path, "--tokenizer_name", MODEL, "--use_lora", "--lora_alpha", "8", "--lora_dropout",
+        "0.2", "--low_cpu_mem_usage", "--max_seq_length", "512", "--batch_size", "8",
+        "--preprocessing_num_workers", "2", "--per_device_train_batch_size", "1",
+        "--per_device_eval_batch_size", "1", "--warmup_ratio", "0.1", "--weight_decay", "0.01",
+        "--num_train_epochs", "1", "--output_dir", str(tmp_path / "out"), "--out_filename", "mine",
+        "--logging_steps", "2", "--eval_steps", "1", "--validation", "dev", "--weight_samples",
+        "--measure_baselines", "--mask_path", str(mask), "--clip_grad_norm", "1", "--seed", "7",
+        "--gradient_checkpointing",
     )  # fmt: skip
     assert folder == tmp_path / "out"
     record = json.loads((folder / "training_mine.json").read_text())

@@ -74,7 +74,7 @@ def test_several_gpus_share_the_extraction_unless_the_model_is_spread_over_them(
 def test_a_dry_run_prints_a_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "my out"
     done = submit(
-        *EXPERIMENT, "--use-slow-tokenizer", "--shots", "1", "--num-few-shots", "1,0",
+        *EXPERIMENT, "--use_slow_tokenizer", "--shots", "1", "--num_few_shots", "1,0",
         "--store", "kept", "--seed", "0", "--out", str(out), "--fine-tune", "--dry-run",
         "--partition", "fast", "--cpu-partition", "slow", "--time", "1:30:00", "--memory", "1.5",
         "--cluster", "slurm", "--slurm", "account=me", "--", "--epochs", "4",

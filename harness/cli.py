@@ -31,7 +31,8 @@ for command in (extract, measure, finetune, submit):
 def report(runs: tuple[Path, ...], out: Path | None) -> None:
     """Render report.html and report.md of RUNS, side by side.
 
-    A run is the output folder of the claims (default: reports/out) or what --record wrote.
+    A run is the output folder of the claims (default: reports/out), what --record wrote, or what
+    measure or submit wrote, of which no claim was judged.
     """
     from reports.render import render
 

@@ -1,4 +1,7 @@
-"""What a run of the claims found, as files: its output folder, or one record."""
+"""What a run of the claims found, as files: its output folder, or one record.
+
+Landscapes that `landscape measure` wrote are read as a run in which nothing was judged.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ AUTHORS_CURVES = Path(__file__).with_name("published-curves.json")
 SCHEMA = read_schema(Path(__file__).with_name("record.schema.json"))
 VERSION: int = SCHEMA["properties"]["record"]["const"]
 RESULTS = "results.json"
+MEASURED = "landscape-*.json"  # what a folder has where no claim was judged: of `landscape submit`
 WAY_OUT = "run the claims again with --record, or give the --out folder of a run"
 LONGEST_NAME = 200  # bytes of a file's name that come from a landscape's; most disks take 255
 
@@ -87,10 +91,8 @@ class Run:
                 number += 1
                 name = f"{plain}-{number}.json"
             files[name] = one
-        earlier = _landscape_files(folder)
-        # Killed before the end, the folder must not have new curves under old verdicts.
-        (folder / RESULTS).unlink(missing_ok=True)
-        for name in earlier - files.keys():
+        # Killed before the end, the folder must not have old curves or verdicts beside new ones.
+        for name in (*_landscape_files(folder), RESULTS):
             (folder / name).unlink(missing_ok=True)
         for name, one in files.items():
             write_whole(folder / name, one.to_json())
@@ -118,42 +120,102 @@ class Run:
 def read_run(path: Path) -> Run:
     """Return the run in a folder that the claims wrote (`--out`), or in a record (`--record`).
 
+    Of a folder or file of `landscape measure` or `submit` it is a run without verdicts.
+
     Raises RecordError for anything else, or a file of another version.
     """
-    file = path / RESULTS if os.path.isdir(path) else path
-    table = check_table(read_file(file, WAY_OUT), SCHEMA, str(file), WAY_OUT, "record")
-    landscapes: list[Landscape] = []
-    names: dict[tuple[str | None, ...], Landscape] = {}
+    file = path
+    if os.path.isdir(path):
+        file = path / RESULTS
+        if not file.exists() and (measured := sorted(path.glob(MEASURED))):
+            return _measured({str(one): read_file(one, WAY_OUT) for one in measured})
+    table = read_file(file, WAY_OUT)
+    return _measured({str(file): table}) if _is_landscape(table) else _run(file, table)
+
+
+def _run(file: Path, found: object) -> Run:
+    table = check_table(found, SCHEMA, str(file), WAY_OUT, "record")
+    landscapes: dict[str, object] = {}
     for number, one in enumerate(table["landscapes"]):
         name = f"{file}: landscapes[{number}]"
         if isinstance(one, str):
             # A folder has them in files of their own, there, whatever their names say.
             name = str(file.parent / Path(one).name)
             one = read_file(file.parent / Path(one).name, WAY_OUT)
-        landscape = Landscape.from_table(one, name)
-        told = (landscape.model, landscape.condition, landscape.control, landscape.variation)
-        if names.setdefault(told, landscape) != landscape:
-            which = ", ".join(filter(None, told))
-            raise RecordError(f"{name}: has other curves of {which}; leave one of them out")
-        landscapes.append(landscape)
+        landscapes[name] = one
     return Run(
         table["environment"],
         [Verdict.from_table(one) for one in table["claims"]],
         [Skipped(**one) for one in table["skipped"]],
-        landscapes,
+        _landscapes(landscapes),
         table.get("original", {}),
     )
+
+
+def _is_landscape(table: object) -> bool:
+    return isinstance(table, dict) and "schema" in table and "record" not in table
+
+
+def _measured(tables: Mapping[str, object]) -> Run:
+    """Return the run of landscapes, by the names of their files, of which nothing was judged."""
+    landscapes = _landscapes(tables)
+    return Run(_environment_of(landscapes), [], [], landscapes)
+
+
+def _environment_of(landscapes: Sequence[Landscape]) -> dict[str, Any]:
+    """Return what landscapes say of where they come from, as far as all of them say the same."""
+    first, *others = (one.origin for one in landscapes)
+    common = {
+        key: value for key, value in first.items() if all(one.get(key) == value for one in others)
+    }
+    costs = [one.origin.get("cost") for one in landscapes]
+    devices = [cost.get("device") for cost in costs if isinstance(cost, dict)]
+    settings = {
+        "command": "landscape measure",
+        "device": ", ".join(dict.fromkeys(str(one) for one in devices if one)),
+        "not_measured": [],
+    }
+    versions = common.pop("versions", None)
+    common.pop("cost", None)
+    return {
+        "settings": common | settings,
+        "versions": versions if isinstance(versions, dict) else {},
+    }
+
+
+def _landscapes(tables: Mapping[str, object]) -> list[Landscape]:
+    """Return the landscapes of JSON values, by the names of their files or places.
+
+    Raises RecordError for other values, and for two of one name that differ.
+    """
+    found = []
+    names: dict[tuple[str | None, ...], Landscape] = {}
+    for name, table in tables.items():
+        landscape = Landscape.from_table(table, name)
+        told = (landscape.model, landscape.condition, landscape.control, landscape.variation)
+        if names.setdefault(told, landscape) != landscape:
+            which = ", ".join(filter(None, told))
+            raise RecordError(f"{name}: has other curves of {which}; leave one of them out")
+        found.append(landscape)
+    return found
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
     """Return several runs, as `read_run` does; a model that two of them have is told by its file.
 
-    Published curves keep their name: they are the same everywhere.
+    Files of a landscape each are one run. Published curves keep their name: they are the same
+    everywhere.
 
     Raises RecordError as `read_run` does.
     """
     paths = list(dict.fromkeys(paths))
-    runs = [read_run(path) for path in paths]
+    tables = {path: read_file(path, WAY_OUT) for path in paths if not os.path.isdir(path)}
+    alone = {str(path): table for path, table in tables.items() if _is_landscape(table)}
+    others = [path for path in paths if str(path) not in alone]
+    runs = [_run(path, tables[path]) if path in tables else read_run(path) for path in others]
+    titles = _titles(others)
+    if alone:
+        runs, titles = [*runs, _measured(alone)], [*titles, "landscapes"]
     count = Counter(model for run in runs for model in run.models)
     return [
         run.renamed(
@@ -163,7 +225,7 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
                 if count[model] > 1 and not model.startswith(PUBLISHED)
             }
         )
-        for title, run in zip(_titles(paths), runs, strict=True)
+        for title, run in zip(titles, runs, strict=True)
     ]
 
 

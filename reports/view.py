@@ -108,6 +108,8 @@ class Report:
 
     def tally_in_words(self, model: str) -> str:
         """Return the tally of the paper's claims, and of others, as a sentence has it."""
+        if not any(one.model == model for one in self._claims):
+            return "measured, and not judged; pytest claims judges it with --recorded"
         count, others = self.tally(model), self.tally(model, papers=False)
         decided, specific = count["decided"], ""
         if decided is not None:

@@ -13,6 +13,7 @@ from harness.landscape import CURVES, Landscape
 from reports.run import Run, read_run, read_runs
 from reports.view import Report
 from tests.invented import RUN, landscape, verdict
+from tests.running import Command
 from tests.trying import refused
 
 
@@ -161,3 +162,48 @@ def test_files_of_odd_names_stay_in_their_folder_and_apart(tmp_path: Path) -> No
 
 def test_a_run_that_is_not_there_is_named(tmp_path: Path) -> None:
     refused(["report", str(tmp_path / "nowhere")], "nowhere: no such run; give the", tmp_path)
+
+
+def test_landscapes_that_nobody_judged_are_a_run_too(tmp_path: Path) -> None:
+    conditions = ("0-shot", "5-shot")
+    made = [landscape(name, draws=()) for name in conditions]
+    made[1] = replace(made[1], origin={"questions": 40, "cost": {"device": "cpu"}, "only": "here"})
+    files = [tmp_path / "results" / f"landscape-small-{name}.json" for name in conditions]
+    files[0].parent.mkdir()
+    for file, one in zip(files, made, strict=True):
+        file.write_text(one.to_json())
+    (tmp_path / "results" / "notes.json").write_text("[]")
+    run = read_run(files[0].parent)
+    assert [one.condition for one in run.landscapes] == list(conditions)
+    assert run.environment["settings"] == {
+        "questions": 40, "command": "landscape measure", "device": "cpu", "not_measured": [],
+    }  # fmt: skip
+    assert read_runs([files[0].parent]) == [run] == read_runs(files)
+    report = Report([run])
+    assert report.tally_in_words("small").startswith("measured, and not judged")
+    page, text = report.show("verdicts.html"), report.show("report.md")
+    assert "<table" not in page and "finding" not in text and "| small | 5-shot |" in text
+    # Beside a record that has the same model they are told apart, as one.
+    RUN.write_record(tmp_path / "record.json")
+    both = Report(read_runs([files[0], tmp_path / "record.json", files[1]]))
+    assert both.models == ["small (record)", "small (landscapes)"]
+    assert len(both.own("small (landscapes)")) == 2
+    other = tmp_path / "other.json"
+    other.write_text(replace(made[0], accuracy=0.1).to_json())
+    with pytest.raises(RecordError, match=r"other\.json: has other curves of small, 0-shot"):
+        read_runs([*files, other])
+    with pytest.raises(RecordError, match=r"results\.json: cannot be read"):
+        read_run(tmp_path)
+
+
+def test_landscapes_that_a_cluster_measured_are_judged(tmp_path: Path) -> None:
+    for name in ("0-shot", "5-shot"):
+        (tmp_path / f"landscape-{name}.json").write_text(landscape(name).to_json())
+    given = ["--recorded", str(tmp_path), "--out", str(tmp_path / "o")]
+    judging = Command("tests.without_report", "claims", *given)
+    printed, errors = judging.communicate(timeout=300)
+    assert judging.returncode in (0, 1), printed + errors
+    run = read_run(tmp_path / "o")
+    assert {one.model for one in run.claims} == {"small"} and len(run.claims) > 5
+    measured = run.environment["settings"]["recorded"]["small"]["settings"]["command"]
+    assert measured == "landscape measure"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
+
+ACCURACY = "accuracy.json"  # beside what a command hands out
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,14 @@ class Accuracy:
     def macro(self) -> float:
         """The mean over subjects, which all weigh the same."""
         return float(np.mean(list(self.by_subject.values())))
+
+    def __str__(self) -> str:
+        """Return both in words."""
+        return f"micro {self.micro:.4f}, macro {self.macro:.4f}"
+
+    def to_table(self) -> dict[str, Any]:
+        """Return what a JSON file has of it."""
+        return asdict(self) | {"macro": self.macro}
 
 
 def accuracy(right: Sequence[bool], subjects: Sequence[str]) -> Accuracy:

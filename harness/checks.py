@@ -50,12 +50,22 @@ def check_extraction(experiment: Experiment, prompt: PromptFormat) -> None:
 
 
 def _check_unseen(experiment: Experiment) -> None:
-    """Raise DatasetError if a question that is analysed has trained the adapter."""
+    """Raise DatasetError if a question that is analysed has trained the adapter.
+
+    Where all are to have, if one has not.
+    """
     adapter = experiment.adapter
     assert adapter
     questions = experiment.questions.questions
     learnt = (record_of(adapter) or {}).get("learnt", ())
     seen = {question.digest for question in questions}.intersection(learnt)
+    if experiment.on_training:
+        if len(seen) < len(questions):
+            raise DatasetError(
+                f"{experiment.dataset}: {len(questions) - len(seen)} of its questions did not "
+                f"train {adapter}, as {record_file(adapter)} tells; give the dataset that did"
+            )
+        return
     if seen:
         raise DatasetError(
             f"{adapter}: was trained on {len(seen)} of the {len(questions)} questions to analyse "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from harness.protocol import Budgets, ExtractionSettings, GeometrySettings, Prom
 from harness.questions.mmlu import HUB_NAME
 from harness.questions.training_questions import split_test
 from harness.store import STORE, STORE_VARIABLE, Store
+from harness.training_record import training_questions
 
+Function = Callable[..., None]
 COUNT = click.IntRange(min=1)
 # The paper's own scripts write names with underscores, and precisions in short.
 PAPERS_NAMES = {"token_normalize_func": lambda name: name.replace("_", "-")}
@@ -22,11 +25,14 @@ PAPERS_PRECISIONS = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 DATASET_OPTION = click.option(
     "--mmlu",
     "--dataset-path",
-    "--dataset-name",
     "dataset",
     default=HUB_NAME,
     show_default=True,
     help="Dataset folder with MMLU's layout, or hub name.",
+)
+# In the paper's scripts the name chooses the layout, and the path says where it lies.
+LAYOUT_OPTION = click.option(
+    "--dataset-name", type=click.Choice(["mmlu"]), expose_value=False, help="The layout."
 )
 SLOW_TOKENIZER_OPTION = click.option(
     "--use-slow-tokenizer", is_flag=True, help="Not the fast one, if there are two."
@@ -59,12 +65,20 @@ EXPERIMENT_OPTIONS = (
     SLOW_TOKENIZER_OPTION,
     click.option("--adapter", "--finetuned-path", type=Path, help="Folder of a PEFT adapter."),
     click.option("--checkpoint", help="Folder in the adapter's, such as final."),
+    click.option(
+        "--on-training", is_flag=True,
+        help="With --adapter: ask the questions that trained it, which its training.json tells.",
+    ),
     click.option("--condition", help="Name in the landscape [default: 0-shot, 5-shot ...]."),
     DATASET_OPTION,
+    LAYOUT_OPTION,
     click.option(
         "--split", default="test", show_default=True, help="Such as validation, dev+validation."
     ),
     click.option("--per-subject", type=COUNT, help="Questions a subject [default: the paper's]."),
+    click.option(
+        "--mask-path", help="A .npy of rows of the split, not the paper's: ask these only."
+    ),
     click.option(
         "--train-from-test", type=COUNT,
         help="Leave out so many questions a subject: those that `finetune` takes from test.",
@@ -122,12 +136,47 @@ EXPERIMENT_OPTIONS = (
     STORE_OPTION,
 )  # fmt: skip
 
+# Of `GeometrySettings`; draws are asked for otherwise.
+GEOMETRY_NAMES = ("neighbors", "id_k", "density_k", "z", "overlap_k")
+GEOMETRY_OPTIONS = (
+    click.option(
+        "--neighbors", "--maxk", type=COUNT, default=GeometrySettings.neighbors, show_default=True,
+        help="Neighbours kept for every point.",
+    ),
+    click.option(
+        "--id-k", type=COUNT, default=GeometrySettings.id_k, show_default=True,
+        help="Gride's scale: a power of two.",
+    ),
+    click.option(
+        "--density-k", type=click.IntRange(min=0), default=GeometrySettings.density_k,
+        show_default=True, help="Neighbours of the density; 0: the point-adaptive one.",
+    ),
+    click.option(
+        "--z", type=float, default=GeometrySettings.z, show_default=True,
+        help="Confidence at which two density peaks are two.",
+    ),
+    click.option(
+        "--overlap-k", type=COUNT, default=GeometrySettings.overlap_k, show_default=True,
+        help="Neighbours that an overlap compares.",
+    ),
+)  # fmt: skip
 
-def experiment_options(command: Any) -> Any:
-    """Return a command with EXPERIMENT_OPTIONS too."""
-    for option in reversed(EXPERIMENT_OPTIONS):
-        command = option(command)
-    return command
+
+def geometry_of(options: Mapping[str, Any]) -> GeometrySettings:
+    """Return what the values of GEOMETRY_OPTIONS ask for. Raises SettingsError."""
+    given = {name: options[name] for name in GEOMETRY_NAMES}
+    return GeometrySettings(**given | {"density_k": given["density_k"] or None})
+
+
+def with_options(*options: Callable[[Function], Function]) -> Callable[[Function], Function]:
+    """Return a decorator that gives a command some options, in their order."""
+
+    def decorate(command: Function) -> Function:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 def experiment_of(options: dict[str, Any]) -> tuple[Experiment, PromptFormat]:
@@ -141,11 +190,28 @@ def experiment_of(options: dict[str, Any]) -> tuple[Experiment, PromptFormat]:
         raise click.UsageError("--checkpoint needs --adapter, the folder that it is in")
     if options["use_last_token"] and options["reduction"] != "last":
         raise click.UsageError("--use-last-token and --reduction mean contradict each other")
-    subset = Subset(options["split"], options["per_subject"], leave_out=options["leave_out"])
+    subset = Subset(
+        options["split"],
+        options["per_subject"],
+        rows=options["mask_path"],
+        leave_out=options["leave_out"],
+    )
     if options["train_from_test"]:
         if options["leave_out"]:
             raise click.UsageError("--train-from-test says what is left out; drop --leave-out")
         _, subset = split_test(options["train_from_test"], subset)
+    adapter = adapter / checkpoint if checkpoint else adapter
+    condition = options["condition"]
+    if options["on_training"]:
+        if not adapter:
+            raise click.UsageError("--on-training needs --adapter")
+        if prompt.shots or subset != Subset():
+            raise click.UsageError(
+                "--on-training asks the questions that trained the adapter, without shots; leave "
+                "out what says other questions or shots"
+            )
+        subset, its_own = training_questions(adapter)
+        condition = condition or its_own
     if options["offload_folder"] and not options["device_map"]:
         raise click.UsageError("--offload-folder needs --device-map")
     experiment = Experiment(
@@ -162,8 +228,9 @@ def experiment_of(options: dict[str, Any]) -> tuple[Experiment, PromptFormat]:
         ),
         GeometrySettings(),
         most_shots=prompt.shots,
-        adapter=adapter / checkpoint if checkpoint else adapter,
-        condition=options["condition"],
+        adapter=adapter,
+        condition=condition,
+        on_training=options["on_training"],
         tokenizer=options["tokenizer"],
         fast_tokenizer=not options["use_slow_tokenizer"],
         attention=options["attention"],

@@ -12,29 +12,36 @@ from click.core import ParameterSource
 
 from harness.checks import check_extraction, check_landscape
 from harness.command_options import (
+    EXPERIMENT_OPTIONS,
+    GEOMETRY_NAMES,
+    GEOMETRY_OPTIONS,
     PAPERS_NAMES,
     experiment_of,
-    experiment_options,
+    geometry_of,
     log_progress,
+    with_options,
 )
 from harness.disk import check_file, write_whole
 from harness.pipeline import Experiment
 from harness.processes import launched_processes
-from harness.protocol import GeometrySettings, PromptFormat
+from harness.protocol import PromptFormat
 from harness.workload import extraction_work
 
 
 @click.command(context_settings=PAPERS_NAMES)
-@experiment_options
+@with_options(*EXPERIMENT_OPTIONS)
 @click.option("--out-dir", "--out", type=Path, help="New folder that receives plain files too.")
 @click.option("--remove-duplicates", is_flag=True, help="With --out-dir: equal prompts once.")
 @click.option("--dry-run", is_flag=True, help="Only print how much there is to compute.")
+@click.option("--low-cpu-mem-usage", "--save-repr", "always", is_flag=True, hidden=True)
 def extract(out_dir: Path | None, remove_duplicates: bool, dry_run: bool, **options: Any) -> None:
-    """Extract representations into the store and print their folder.
+    """Extract representations into the store and print their folder, and the accuracy on stderr.
 
-    With --out-dir, also write them as a safetensors file a layer and labels.csv, and print that
-    folder. Under `torchrun` or `accelerate launch` the processes share the work.
+    With --out-dir, also write them as a safetensors file a layer, with labels.csv and
+    accuracy.json, and print that folder. Under `torchrun` or `accelerate launch` the processes
+    share the work.
     """
+    from harness.answers import answered
     from harness.export import check_export, export, first_of_each
 
     experiment, prompt = experiment_of(options)
@@ -51,11 +58,14 @@ def extract(out_dir: Path | None, remove_duplicates: bool, dry_run: bool, **opti
     folder = experiment.representations(prompt)
     if not launched_processes().is_main:
         return
+    questions = experiment.questions.questions
+    accuracy = answered(folder, questions)
+    click.echo(f"accuracy: {accuracy}", err=True)
     if out_dir:
         prompts = experiment.prompts(prompt)
         kept = first_of_each(prompts) if remove_duplicates else range(len(prompts))
         settings = experiment.origin(prompt)
-        export(folder, experiment.questions.questions, kept, settings, out_dir)
+        export(folder, questions, kept, accuracy, settings, out_dir)
     click.echo(out_dir or folder)
 
 
@@ -71,11 +81,20 @@ def _arithmetic(experiment: Experiment, prompt: PromptFormat) -> str:
 @click.command(context_settings=PAPERS_NAMES)
 @click.argument("folder", type=Path, required=False)
 @click.option("--labels", type=Path, help="With FOLDER: CSV with columns subject and answer.")
+@click.option("--before", type=Path, help="With FOLDER: another, to measure the overlap with.")
 @click.option("--subsamples", type=click.IntRange(min=0), default=0, help="With FOLDER: draws.")
-@experiment_options
+@with_options(*EXPERIMENT_OPTIONS)
+@click.option("--measure-overlap", is_flag=True, help="With --adapter: the overlap without it.")
+@with_options(*GEOMETRY_OPTIONS)
 @click.option("--out", type=Path, required=True, help="File that receives the landscape (JSON).")
 def measure(
-    out: Path, folder: Path | None, labels: Path | None, subsamples: int, **options: Any
+    out: Path,
+    folder: Path | None,
+    labels: Path | None,
+    before: Path | None,
+    subsamples: int,
+    measure_overlap: bool,
+    **options: Any,
 ) -> None:
     """Measure a landscape, extracting first what is not in the store.
 
@@ -84,32 +103,43 @@ def measure(
     with its smallest and largest over them.
     """
     check_file(out, "as --out")
+    geometry = geometry_of(options)
     if folder is None:
-        if labels or subsamples:
-            raise click.UsageError("--labels and --subsamples need FOLDER.")
+        if labels or before or subsamples:
+            raise click.UsageError("--labels, --before and --subsamples need FOLDER.")
         experiment, prompt = experiment_of(options)
+        experiment = replace(experiment, geometry=geometry)
+        if measure_overlap and not experiment.adapter:
+            raise click.UsageError("--measure-overlap needs --adapter")
+        start = replace(experiment, adapter=None) if measure_overlap else None
         log_progress(options["logging_steps"])
-        check_landscape(experiment, prompt)
-        experiment.representations(prompt)
+        asked = [start, experiment] if start else [experiment]
+        for one in asked:
+            check_landscape(one, prompt)
+        for one in asked:
+            with one:  # both models need not be in memory
+                one.representations(prompt)
         if launched_processes().is_main:
-            write_whole(out, experiment.landscape(prompt).to_json())
+            write_whole(out, experiment.landscape(prompt, start).to_json())
         return
     from harness.measure_folder import measure_folder
 
     context = click.get_current_context()
+    of_a_model = {"measure_overlap", *options} - {"condition", *GEOMETRY_NAMES}
     for option in context.command.params:
         typed = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
-        if typed and option.name in options.keys() - {"condition"}:
+        if typed and option.name in of_a_model:
             raise click.UsageError(f"{option.opts[0]} is of a model, FOLDER needs none")
     if labels is None:
         raise click.UsageError("FOLDER needs --labels.")
-    landscape, measured = measure_folder(folder, labels, GeometrySettings(draws=subsamples))
+    settings = replace(geometry, draws=subsamples)
+    landscape, measured = measure_folder(folder, labels, settings, before)
     if options["condition"]:
         landscape = replace(landscape, condition=options["condition"])
     write_whole(out, landscape.to_json())
-    for layer, one in zip(landscape.layer, measured, strict=True):
-        for name, value in one.values.items() if subsamples else ():
+    for layer, found in zip(landscape.layer, measured, strict=True):
+        for name, value in found.values.items() if subsamples else ():
             if math.isnan(value):  # what is kindred is known of MMLU's subjects only
                 continue
-            low, high = one.extremes(name)
+            low, high = found.extremes(name)
             click.echo(f"layer {layer:3} {name:20} {value:10.4f} {low:10.4f} to {high:10.4f}")

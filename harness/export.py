@@ -14,6 +14,8 @@ from typing import Any
 from filelock import FileLock
 from safetensors.torch import save_file
 
+from harness.accuracy import ACCURACY, Accuracy
+from harness.answers import given_letters
 from harness.disk import check_folder, explained, share
 from harness.errors import SettingsError
 from harness.extraction.shards import read_layer, saved_layers
@@ -62,17 +64,20 @@ def export(
     representations: Path,
     questions: Sequence[Question],
     kept: Sequence[int],
+    accuracy: Accuracy,
     settings: Mapping[str, Any],
     folder: Path,
 ) -> None:
     """Write the rows `kept` of the store's `representations` to `folder`, whole or not at all.
 
     A safetensors file a layer, `layer-001.safetensors` with one tensor `representations` (rows,
-    width); `labels.csv` with a line a row (question, subject, answer: the question's row in its
-    split, the subject's name, the right letter); `settings.json`, what made them.
+    width); `labels.csv` with a line a row (question, subject, answer, given: the question's row in
+    its split, the subject's name, the right letter, the model's); `accuracy.json`, of all rows, the
+    kept and the others; `settings.json`, what made them.
 
     Raises SettingsError if the folder holds something, or the disk refuses it.
     """
+    given = given_letters(representations)
     with new_folder(folder) as unfinished:
         for layer in saved_layers(representations):
             states = read_layer(representations, layer)[list(kept)]
@@ -81,13 +86,14 @@ def export(
             share(file)
         with (unfinished / "labels.csv").open("w", newline="", encoding="utf-8") as lines:
             writer = csv.writer(lines)
-            writer.writerow(("question", "subject", "answer"))
+            writer.writerow(("question", "subject", "answer", "given"))
             writer.writerows(
-                (questions[row].row, questions[row].subject, questions[row].letter) for row in kept
+                (questions[row].row, questions[row].subject, questions[row].letter, given[row])
+                for row in kept
             )
-        (unfinished / "settings.json").write_text(
-            json.dumps(settings, indent=1, sort_keys=True) + "\n", encoding="utf-8"
-        )
+        for name, table in ((ACCURACY, accuracy.to_table()), ("settings.json", settings)):
+            text = json.dumps(table, indent=1, sort_keys=True) + "\n"
+            (unfinished / name).write_text(text, encoding="utf-8")
 
 
 def first_of_each(prompts: Sequence[str]) -> list[int]:

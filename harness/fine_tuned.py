@@ -214,7 +214,7 @@ class FineTuned:
         steps[len(read_record(adapters)["loss"])] = adapters / FINAL
         named = {checkpoint_condition(step): steps[step] for step in sorted(steps)}
         return {
-            condition: replace(self.start, adapter=folder, condition=condition)
+            condition: replace(self.start, adapter=folder, condition=condition, on_training=True)
             for condition, folder in named.items()
         }
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from harness.accuracy import Accuracy
+from harness.accuracy import ACCURACY, Accuracy
 from harness.checks import check_extraction
 from harness.command_options import (
     COUNT,
     DATASET_OPTION,
+    LAYOUT_OPTION,
     PAPERS_NAMES,
     SLOW_TOKENIZER_OPTION,
     STORE_OPTION,
@@ -36,7 +37,6 @@ from harness.schemas import Table, check_table, read_file
 from harness.store import Store
 from harness.training_record import RECORD, read_record
 
-TESTED = "accuracy.json"
 PRESETS_OWN = "[default: the preset's]."
 
 
@@ -47,6 +47,7 @@ PRESETS_OWN = "[default: the preset's]."
 @click.option("--tokenizer", "--tokenizer-name", help="Folder or hub name [default: the model's].")
 @SLOW_TOKENIZER_OPTION
 @DATASET_OPTION
+@LAYOUT_OPTION
 @click.option(
     "--train-split", default=TRAINING_SPLIT, show_default=True, help="Split that trains the model."
 )
@@ -58,7 +59,7 @@ PRESETS_OWN = "[default: the preset's]."
 @click.option(
     "--samples-per-subject",
     type=COUNT,
-    help="Questions a subject of the train split, at most [default: the preset's].",
+    help="Questions a subject of the train split, at most [default: the preset's, or the mask's].",
 )
 @click.option("--mask-path", help="A .npy of rows of the train split: draw from these only.")
 @click.option("--validation", help="Split asked meanwhile [default: validation, or dev].")
@@ -237,14 +238,14 @@ def _write_tested(out: Path, tested: Mapping[str, Accuracy], experiment: Experim
     """Write accuracies into a copy, beside those of the same questions that are there already."""
     questions = experiment.questions
     asked = {"questions": len(questions.questions), "fingerprint": questions.fingerprint}
-    found = {when: asdict(one) | {"macro": one.macro} | asked for when, one in tested.items()}
+    found = {when: one.to_table() | asked for when, one in tested.items()}
     kept = {when: one for when, one in _tested(out).items() if asked.items() <= one.items()}
-    write_whole(out / TESTED, json.dumps(kept | found, indent=1) + "\n")
+    write_whole(out / ACCURACY, json.dumps(kept | found, indent=1) + "\n")
 
 
 def _tested(out: Path) -> Table:
     """Return the accuracies that are in a copy already. Raises RecordError for a bad file."""
-    file, way_out = out / TESTED, "remove it"
+    file, way_out = out / ACCURACY, "remove it"
     if not file.is_file():
         return {}
     schema = {"type": "object", "additionalProperties": {"type": "object"}}
@@ -292,7 +293,7 @@ def training_of(options: Mapping[str, Any]) -> FineTuned:
     analysed = Subset(per_subject=options["per_subject"])
     training = Subset(
         options["train_split"],
-        options["samples_per_subject"] or preset.per_subject,
+        options["samples_per_subject"] or (None if options["mask_path"] else preset.per_subject),
         rows=options["mask_path"],
     )
     training, validation, analysed = divide_questions(
@@ -333,7 +334,5 @@ def _test(when: str, experiment: Experiment) -> Accuracy:
     with experiment:
         found = experiment.accuracy(ZERO_SHOT)
     if launched_processes().is_main:
-        click.echo(
-            f"test accuracy {when}: micro {found.micro:.4f}, macro {found.macro:.4f}", err=True
-        )
+        click.echo(f"test accuracy {when}: {found}", err=True)
     return found

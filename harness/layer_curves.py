@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from harness.geometry.neighbors import Points
 from harness.geometry.subsample import draw_subsamples
-from harness.landscape import CURVES, FIRST_HALF, OVERLAP, LayerDendrogram
+from harness.landscape import CURVES, FIRST_HALF, OVERLAP, Draw, Landscape, LayerDendrogram
 from harness.measurement import Labels, LayerMeasurement, measure_layers, measure_overlap
 from harness.protocol import DRAW_SHARE, GeometrySettings
 
@@ -69,6 +69,32 @@ class LayerCurves:
         linkage = tuple(tuple(row) for row in found.linkage.tolist())
         return LayerDendrogram(
             self.layers[best], linkage, found.labels, tuple(found.shares.tolist())
+        )
+
+    def landscape(
+        self, model: str, condition: str, subjects: int, right: Sequence[bool] | None
+    ) -> Landscape:
+        """Return the landscape that has these curves, without its origin.
+
+        model, condition: their names in it. subjects: how many the questions are of.
+        right: of each of N questions whether its answer is; None where that is not known.
+        """
+
+        def accuracy(rows: NDArray[np.int64] | slice) -> float | None:
+            return None if right is None else float(np.asarray(right)[rows].mean())
+
+        return Landscape(
+            model,
+            condition,
+            self.layers,
+            self.whole,
+            subjects,
+            accuracy(slice(None)),
+            draws=tuple(
+                Draw(curves, accuracy(rows))
+                for curves, rows in zip(self.draws, self.drawn, strict=True)
+            ),
+            tree=self.tree,
         )
 
 

@@ -7,11 +7,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from harness.answers import right_answers
 from harness.extraction.shards import read_layer, saved_layers
-from harness.landscape import Draw, Landscape
+from harness.landscape import Landscape
 from harness.layer_curves import measure_curves
 from harness.measurement import Labels, measuring_device
 from harness.protocol import Control, GeometrySettings
@@ -49,24 +48,8 @@ def measure_extracted(
         description,
         partial(read_layer, before, device=device) if before else None,
     )
-    right = None if given is None else np.array(right_answers(given, questions.questions))
-
-    def accuracy(rows: NDArray[np.int64] | slice) -> float | None:
-        return None if right is None else float(right[rows].mean())
-
-    return Landscape(
-        model,
-        condition,
-        found.layers,
-        found.whole,
-        len(questions.subjects),
-        accuracy(slice(None)),
-        draws=tuple(
-            Draw(curves, accuracy(rows))
-            for curves, rows in zip(found.draws, found.drawn, strict=True)
-        ),
-        tree=found.tree,
-    )
+    right = None if given is None else right_answers(given, questions.questions)
+    return found.landscape(model, condition, len(questions.subjects), right)
 
 
 def labels_under(

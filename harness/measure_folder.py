@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from harness.errors import DatasetError, first_line
-from harness.landscape import Draw, Landscape
+from harness.landscape import Landscape
 from harness.layer_curves import measure_curves
 from harness.measurement import Labels, LayerMeasurement
 from harness.names import model_name
@@ -27,43 +27,52 @@ from harness.protocol import GeometrySettings
 from harness.questions.categories import CATEGORIES
 
 COLUMNS = ("subject", "answer")
+GIVEN = "given"  # a column that may be there: the letters that the model gave
+# What the paper's scripts put beside a layer's representations: distances and neighbours.
+BESIDE = ("_dist", "_index", "_inverse", "_mus")
 
 
 def measure_folder(
-    folder: Path, labels_file: Path, settings: GeometrySettings
+    folder: Path, labels_file: Path, settings: GeometrySettings, before: Path | None = None
 ) -> tuple[Landscape, list[LayerMeasurement]]:
     """Return the landscape of a folder's representations, and the measurement of every layer.
 
     folder: a file a layer, `.npy`, `.pt` or `.safetensors`, that holds one (N, D) array of floats;
-        the one number in its name is the layer's.
-    labels_file: CSV with the columns subject and answer, and N rows in the order of the arrays.
+        the one number in its name is the layer's. A layer 0 that is the same in all rows, as the
+        embedding of a last token is that all prompts have, is left out.
+    labels_file: CSV with the columns subject and answer, and N rows in the order of the arrays; a
+        column given, if it is there, has the letters that the model gave.
+    before: another such folder, of the same layers and rows, to measure the overlap with.
 
     Raises DatasetError for files that are not so, GeometryError as `measure_layer` does.
     """
     files, name = layer_files(folder), model_name(str(folder))
     labels = replace(read_labels(labels_file), categories=CATEGORIES)
-    for file in files.values():  # all are looked at before the first is measured
-        read_points(file, len(labels.subjects))
-    read = partial(_read, files, len(labels.subjects))
-    found = measure_curves(list(files), read, labels, settings, name)
-    return (
-        Landscape(
-            name,
-            "given",
-            found.layers,
-            found.whole,
-            len(set(labels.subjects)),
-            origin={
-                "folder": name,
-                "questions": len(labels.subjects),
-                "GeometrySettings": asdict(settings),
-                "versions": {name: version(name) for name in ("torch", "dadapy")},
-            },
-            draws=tuple(map(Draw, found.draws)),
-            tree=found.tree,
-        ),
-        found.measured,
-    )
+    count = len(labels.subjects)
+    # All are looked at before the first is measured.
+    layers = [layer for layer, file in files.items() if _varies(layer, file, count)]
+    read_before = None
+    if before:
+        others = layer_files(before)
+        for layer in layers:
+            if layer not in others:
+                raise DatasetError(f"{before}: has no layer {layer}, but {files[layer]} is one")
+            read_points(others[layer], count)
+        read_before = partial(_read, others, count)
+    read = partial(_read, files, count)
+    found = measure_curves(layers, read, labels, settings, name, read_before)
+    right = None
+    if labels.given is not None:
+        right = [one == other for one, other in zip(labels.given, labels.answers, strict=True)]
+    landscape = found.landscape(name, "given", len(set(labels.subjects)), right)
+    origin = {
+        "folder": name,
+        "before": model_name(str(before)) if before else None,
+        "questions": count,
+        "GeometrySettings": asdict(settings),
+        "versions": {name: version(name) for name in ("torch", "dadapy")},
+    }
+    return replace(landscape, origin=origin), found.measured
 
 
 def layer_files(folder: Path) -> dict[int, Path]:
@@ -72,7 +81,7 @@ def layer_files(folder: Path) -> dict[int, Path]:
         raise DatasetError(f"{folder}: no such folder of representations; give one")
     files: dict[int, Path] = {}
     for file in sorted(folder.iterdir()):
-        if file.suffix not in _READERS:
+        if file.suffix not in _READERS or file.stem.endswith(BESIDE):
             continue
         numbers = re.findall(r"\d+", file.stem)
         if len(numbers) != 1:
@@ -98,18 +107,24 @@ def read_labels(file: Path) -> Labels:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             table = csv.DictReader(lines, strict=True)
             rows = list(table)
-            given = table.fieldnames or ()
+            names = table.fieldnames or ()
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{file}: cannot be read ({error}); give a CSV file") from error
     for column in COLUMNS:
-        if column not in given:
+        if column not in names:
             raise DatasetError(
                 f"{file}: no column {column!r}; its first line must name subject and answer"
             )
+    given = [GIVEN] if GIVEN in names else []
+    for column in (*COLUMNS, *given):
         for number, row in enumerate(rows, start=1):
             if not row[column]:
                 raise DatasetError(f"{file}: row {number} has no {column}; give it one")
-    return Labels([row["subject"] for row in rows], [row["answer"] for row in rows])
+    return Labels(
+        [row["subject"] for row in rows],
+        [row["answer"] for row in rows],
+        given=[row[GIVEN] for row in rows] if given else None,
+    )
 
 
 def read_points(file: Path, count: int) -> Tensor:
@@ -131,6 +146,15 @@ def read_points(file: Path, count: int) -> Tensor:
             f"{file}: {len(points)} rows, but the labels have {count}; give a label a row"
         )
     return points
+
+
+def _varies(layer: int, file: Path, count: int) -> bool:
+    """Return whether not all rows of a layer are the same. Raises DatasetError if it is to."""
+    points = read_points(file, count)
+    varies = not torch.equal(points, points[:1].expand_as(points))
+    if layer and not varies:
+        raise DatasetError(f"{file}: all its rows are the same; leave the layer out")
+    return varies
 
 
 def _read(files: dict[int, Path], count: int, layer: int) -> Tensor:

@@ -216,7 +216,10 @@ def _measure(
     subsamples: Sequence[NDArray[np.int64]],
     layer: int,
 ) -> LayerMeasurement:
-    return measure_layer(read(layer), labels, settings, subsamples)
+    try:
+        return measure_layer(read(layer), labels, settings, subsamples)
+    except GeometryError as error:
+        raise GeometryError(f"layer {layer}: {error}") from error
 
 
 def _distinct_neighbors(points: Points, count: int) -> Neighbors:

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from harness.accuracy import Accuracy, accuracy
+from harness.accuracy import Accuracy
 from harness.cost import counted, read_cost
 from harness.device import default_device, device_name
 from harness.errors import SettingsError
@@ -54,6 +54,7 @@ class Experiment:
     model, dataset: a folder or a hub name each.
     most_shots: the largest number of shots that any condition uses.
     adapter: the folder of a PEFT adapter that the model has; condition: its name then.
+    on_training: the questions are those that trained the adapter; without it, none of them may be.
     control: the null control that this is; its default is none.
     tokenizer: of another folder or hub name than the model; fast_tokenizer: the fast one.
     attention, device_map, offload: see `load_model`.
@@ -69,6 +70,7 @@ class Experiment:
     most_shots: int = 5
     adapter: Path | None = None
     condition: str | None = None
+    on_training: bool = False
     control: Control = field(default_factory=Control)
     tokenizer: str | None = None
     fast_tokenizer: bool = True
@@ -177,13 +179,11 @@ class Experiment:
 
         Raises UserError as `landscape` does, and SettingsError without a network.
         """
-        from harness.answers import given_letters, right_answers
+        from harness.answers import answered
 
         if self.control.weights == "none":
             raise SettingsError("without a network no question is answered; take other weights")
-        questions = self.questions.questions
-        right = right_answers(given_letters(self.representations(prompt)), questions)
-        return accuracy(right, [question.subject for question in questions])
+        return answered(self.representations(prompt), self.questions.questions)
 
     def extraction_key(self, prompt: PromptFormat) -> str:
         """Return what the store knows the representations in this condition by.

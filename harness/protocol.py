@@ -31,7 +31,8 @@ class Subset:
 
     split: of the dataset; several with a plus, such as `dev+validation`.
     per_subject: at most so many of every subject, drawn with `seed` (of MMLU's test split: from the
-        paper's 9181 questions, which have 200 a subject at most); None is the paper's subset.
+        paper's 9181 questions, which have 200 a subject at most); None is the paper's subset, or
+        all of `rows`.
     without: another subset of the same dataset, whose questions this one leaves out: what a model
         was fine-tuned on.
     leave_out: splits of the same dataset, of which no question is asked, should one stand in the

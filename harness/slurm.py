@@ -31,10 +31,10 @@ WARNING = 90
 PATIENCE = 600
 # Minutes: a job on this machine has no time limit.
 UNLIMITED = 60 * 24 * 365
-# Options of sbatch that submitit or this module sets.
+# Options of sbatch that submitit or this module sets; a job is one task on one node.
 OURS = {
-    "array", "dependency", "error", "job-name", "kill-on-invalid-dep", "open-mode", "output",
-    "requeue", "signal",
+    "array", "dependency", "error", "job-name", "kill-on-invalid-dep", "nodes", "ntasks",
+    "ntasks-per-node", "open-mode", "output", "requeue", "signal",
 }  # fmt: skip
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
+from harness.errors import RecordError
+from harness.protocol import Subset
 from harness.schemas import Table, check_table, read_file, read_schema
 
 RECORD = "training.json"
@@ -53,3 +56,23 @@ def record_of(adapter: Path) -> Table | None:
     """
     file = record_file(adapter)
     return read_record(file.parent) if file else None
+
+
+def training_questions(adapter: Path) -> tuple[Subset, str]:
+    """Return the questions that trained `adapter`, and the condition that it is asked them in.
+
+    That is `fine-tuned@STEP`, as of the checkpoints that the claims measure.
+
+    Raises RecordError where no record tells, SettingsError for questions that cannot be meant.
+    """
+    file, record = record_file(adapter), record_of(adapter)
+    told = record["trained_on"] if record else {}
+    if record is None or "split" not in told:
+        raise RecordError(
+            f"{file or adapter / '..' / RECORD}: does not tell which questions trained the "
+            "adapter; say them with --split and --per-subject"
+        )
+    named = adapter.name.startswith("step-")
+    step = checkpoint_step(adapter) if named else len(record["loss"])
+    known = {one.name for one in fields(Subset)} & told.keys()
+    return Subset(**{name: told[name] for name in known}), checkpoint_condition(step)

@@ -45,10 +45,17 @@ def run(tmp_path: Path, *options: str) -> str:
 
 
 def test_files_for_other_programs(tmp_path: Path) -> None:
-    folder = Path(run(tmp_path, "--out-dir", str(tmp_path / "out"), "--num-few-shots", "1"))
+    asked = ["--num-few-shots", "1", "--max-length", "30"]  # too few to answer all
+    folder = Path(run(tmp_path, "--out-dir", str(tmp_path / "out"), *asked))
     labels = list(csv.DictReader((folder / "labels.csv").open(encoding="utf-8")))
     assert len(labels) == 32 and len({label["subject"] for label in labels}) == 16
-    entry = Path(run(tmp_path, "--num-few-shots", "1"))  # found in the store
+    right = [label["given"] == label["answer"] for label in labels]
+    answered = json.loads((folder / "accuracy.json").read_text())
+    assert 0 < answered["micro"] < 1 and answered["micro"] == sum(right) / 32
+    for subject, share in answered["by_subject"].items():
+        own = [one for one, label in zip(right, labels, strict=True) if label["subject"] == subject]
+        assert share == sum(own) / 2 and len(own) == 2
+    entry = Path(run(tmp_path, *asked))  # found in the store
     for layer in (1, 8):
         states = load_file(folder / f"layer-{layer:03d}.safetensors")["representations"]
         assert torch.equal(states, read_layer(entry, layer))
@@ -65,7 +72,8 @@ def test_the_names_of_the_papers_script_mean_the_same(tmp_path: Path) -> None:
         tmp_path, "--num_few_shots", "1", "--target_layer", "res2", "--max_seq_len", "90",
         "--layer_interval", "2", "--use_last_token", "--micro_batch_size", "1",
         "--preprocessing_num_workers", "2", "--logging_steps", "10", "--use_slow_tokenizer",
-        "--tokenizer_dir", MODEL, "--precision", "fp32",
+        "--tokenizer_dir", MODEL, "--precision", "fp32", "--dataset_name", "mmlu",
+        "--dataset_path", QUESTIONS, "--low_cpu_mem_usage", "--save_repr",
     )  # fmt: skip
     # Another tokenizer is another key, but here it is the same one.
     assert papers != new
@@ -256,6 +264,14 @@ def test_an_adapter_that_would_be_worn_in_part_is_refused(adapter: Path, tmp_pat
         (["--out-dir", "/dev/null/out"], "/dev/null/out: a file is in the way"),
         (["--out-dir", str(Path(MODEL))], "holds something already; give a new folder"),
         (["--nonsense"], "No such option"),
+        (["--dataset_name", "scienceqa"], "'scienceqa' is not 'mmlu'"),
+        (["--on-training"], "--on-training needs --adapter"),
+        (["--adapter", "a", "--on-training"], "does not tell which questions trained the adapter"),
+        (
+            ["--adapter", "a", "--on-training", "--shots", "1"],
+            "leave out what says other questions",
+        ),
+        (["--mask-path", "none.npy"], "none.npy: cannot be read as .npy"),
         (["--seed", "-1"], "seed is -1; give 0 to"),
         (["--model", "a" * 300], "no such model folder"),
         (["--model", "~nobody-here/x/y"], "no such model folder"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from click.testing import CliRunner
@@ -18,12 +19,15 @@ from fixtures.cases import TOY
 from harness.cli import commands
 from harness.device import default_precision
 from harness.errors import DatasetError, UserError
+from harness.finetune_command import finetune, training_of
+from harness.landscape import OVERLAP, Landscape
 from harness.models import parameter_count
 from harness.pipeline import Experiment
 from harness.presets import PRESETS, choose_preset
 from harness.protocol import Subset
 from harness.questions.mmlu import load_questions
 from harness.store import Store
+from harness.training_record import checkpoint_name, checkpoint_step
 from tests.running import MODEL, QUESTIONS, ROOT, Command, Together, launched
 from tests.trying import refused
 
@@ -334,3 +338,36 @@ def test_rows_of_another_split_are_refused(tmp_path: Path) -> None:
         np.save(tmp_path / f"{name}.npy", values)
         with pytest.raises(DatasetError, match=sentence):
             load_questions(QUESTIONS, Subset("dev", rows=str(tmp_path / f"{name}.npy")), 0)
+
+
+def test_a_checkpoint_is_measured_on_what_trained_it_as_the_claims_do(tmp_path: Path) -> None:
+    store, out = str(tmp_path / "store"), tmp_path / "landscape.json"
+    adapters = run(
+        tmp_path, "--validation", "dev", "--no-test", "--output-dir", str(tmp_path / "a")
+    )
+    step = min(checkpoint_step(folder) for folder in adapters.glob("step-*"))
+    asked = ["measure", "--model", MODEL, "--precision", "float32", "--store", store, "--adapter"]
+    asked += [str(adapters), "--checkpoint", checkpoint_name(step), "--mmlu"]
+    given = [*asked, QUESTIONS, "--on-training", "--measure-overlap", "--out", str(out)]
+    done = CliRunner().invoke(commands, given, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    training = training_of(
+        finetune.make_context("finetune", [*SMALL, "--store", store, "--validation", "dev"]).params
+    )
+    expected = training.checkpoint_landscapes()[f"fine-tuned@{step}"]
+    assert 0 < min(expected.curves[OVERLAP]) < 1
+    found = Landscape.from_json(out.read_text())
+    assert (found.condition, found.checkpoint) == (expected.condition, step)
+    assert repr((found.curves, found.draws)) == repr((expected.curves, expected.draws))
+    # Without saying so it is refused, and so are questions that did not train it.
+    unsaid = [*asked, QUESTIONS, "--split", "dev+validation", "--per-subject", "3"]
+    refused(unsaid, "was trained on 48 of the 48 questions to analyse", tmp_path)
+    other = tmp_path / "questions"
+    shutil.copytree(QUESTIONS, other)
+    for file in (other / "all").glob("dev*"):
+        table = pq.read_table(file)
+        texts = [f"{text} Or?" for text in table["question"].to_pylist()]
+        pq.write_table(table.set_column(0, "question", [texts]), file)
+    refused([*asked, str(other), "--on-training"], "of its questions did not train", tmp_path)
+    both = [*asked, QUESTIONS, "--on-training", "--per-subject", "3"]
+    refused(both, "leave out what says other questions or shots", tmp_path)

@@ -3,25 +3,29 @@
 import csv
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import save_file
 from sklearn.metrics import adjusted_rand_score
 
 from fixtures.cases import TOY
-from harness.errors import DatasetError
+from harness.cli import commands
+from harness.errors import DatasetError, GeometryError
 from harness.geometry.neighbors import nearest_neighbors
 from harness.geometry.overlap import representation_overlap
 from harness.geometry.subsample import draw_subsamples
+from harness.landscape import OVERLAP
 from harness.measure_folder import layer_files, measure_folder, read_labels, read_points
 from harness.measurement import Labels, measure_layer, measure_layers, measure_overlap
 from harness.protocol import GeometrySettings, Subset
 from harness.questions.mmlu import load_questions
 from tests.running import Command
+from tests.trying import refused
 
 SIZE = 240
 
@@ -182,6 +186,82 @@ def test_the_command_writes_a_landscape_and_prints_intervals(folder: Path) -> No
     status, _, errors = measured()
     assert status == 2 and "Traceback" not in errors
     assert len(errors.strip().splitlines()) == 1 and "layer-3.npy" in errors
+
+
+def test_what_the_papers_script_leaves_is_measured(folder: Path) -> None:
+    """Its files beside a layer are no layers, and its layer 0 is the same for all prompts."""
+    settings, labels_file = GeometrySettings(draws=0), folder.parent / "labels.csv"
+    alone, _ = measure_folder(folder, labels_file, settings)
+    for name in ("dist", "index", "inverse", "mus"):
+        np.save(folder / f"l1_target_{name}.npy", np.arange(6))
+    torch.save(torch.ones(SIZE, 5, dtype=torch.bfloat16), folder / "l0_target.pt")
+    found, measured = measure_folder(folder, labels_file, settings)
+    assert found == alone and len(measured) == 3
+    torch.save(torch.ones(SIZE, 5), folder / "l3_target.pt")
+    with pytest.raises(DatasetError, match=r"l3_target\.pt: all its rows are the same"):
+        measure_folder(folder, labels_file, settings)
+    few = torch.from_numpy(np.random.default_rng(0).normal(size=(20, 5)))
+    torch.save(few[np.arange(SIZE) % 20], folder / "l3_target.pt")
+    with pytest.raises(GeometryError, match="layer 3: Gride at k=16 needs 33 distinct points"):
+        measure_folder(folder, labels_file, settings)
+
+
+def test_letters_given_beside_the_labels_have_an_accuracy(folder: Path) -> None:
+    file, settings = folder.parent / "labels.csv", GeometrySettings(draws=2)
+    rows = list(csv.DictReader(file.open()))
+    given = labels().given
+    assert given
+    with file.open("w", newline="") as out:
+        writer = csv.writer(out)
+        writer.writerow(["given", "subject", "answer"])
+        writer.writerows([one, *row.values()] for one, row in zip(given, rows, strict=True))
+    found, _ = measure_folder(folder, file, settings)
+    right = np.array(given) == np.array(labels().answers)
+    assert found.accuracy == right.mean() == 0.25
+    for draw, chosen in zip(found.draws, draw_subsamples(SIZE, 2, 0.8), strict=True):
+        assert draw.accuracy == right[chosen].mean()
+    whole = measure_layer(blobs(1), labels(), settings).values
+    assert found.curves["ari_given"][0] == whole["ari_given"] > 0.3
+    file.write_text(file.read_text().replace("A,subject 0,A", ",subject 0,A", 1))
+    with pytest.raises(DatasetError, match="row 1 has no given"):
+        read_labels(file)
+
+
+def test_the_overlap_with_another_folder(folder: Path) -> None:
+    file, other = folder.parent / "labels.csv", folder.parent / "other"
+    other.mkdir()
+    for number in (1, 2, 10):
+        np.save(other / f"{number}.npy", blobs(number + 20).float().numpy())
+    settings = GeometrySettings(draws=2, overlap_k=12)
+    found, _ = measure_folder(folder, file, settings, other)
+    for place, number in enumerate((1, 2, 10)):
+        one, two = (
+            np.linalg.norm(points[:, None] - points[None], axis=2).argsort(axis=1)[:, 1:13]
+            for points in (blobs(layer).double().numpy() for layer in (number, number + 20))
+        )
+        shares = [len({*mine} & {*theirs}) / 12 for mine, theirs in zip(one, two, strict=True)]
+        assert found.curves[OVERLAP][place] == pytest.approx(np.mean(shares))
+    assert 0 < found.draws[0].curves[OVERLAP][0] < 1 and found.origin["before"] == "other"
+    (other / "2.npy").unlink()
+    with pytest.raises(DatasetError, match=r"other: has no layer 2, but .*layer-2\.pt is one"):
+        measure_folder(folder, file, settings, other)
+
+
+def test_geometry_can_be_asked_for_otherwise(folder: Path) -> None:
+    out = folder.parent / "landscape.json"
+    given = ["measure", str(folder), "--labels", str(folder.parent / "labels.csv")]
+    given += ["--out", str(out), "--maxk", "150", "--id-k", "8", "--density-k", "0", "--z", "0"]
+    main_of = CliRunner().invoke(commands, given, catch_exceptions=False)
+    assert main_of.exit_code == 0, main_of.output
+    written = json.loads(out.read_text())
+    settings = GeometrySettings(neighbors=150, id_k=8, density_k=None, z=0.0, draws=0)
+    assert written["origin"]["GeometrySettings"] == asdict(settings)
+    expected = measure_layer(blobs(1), labels(), settings).values
+    assert written["curves"]["density_peaks"][0] == expected["density_peaks"]
+    assert written["curves"]["intrinsic_dimension"][0] == expected["intrinsic_dimension"]
+    refused([*given[:3], str(folder.parent / "labels.csv"), "--id-k", "5"], "id_k is 5", folder)
+    refused([*given[:4], "--measure-overlap"], "--measure-overlap is of a model", folder)
+    refused(["measure", "--before", str(folder)], "--before and --subsamples need FOLDER", folder)
 
 
 class Harmful:

@@ -79,6 +79,16 @@ def test_a_bad_row_or_column_is_named(
         load_questions(write_dataset(tmp_path / "d", columns), Subset(), 0)
 
 
+def test_the_papers_limit_is_not_that_of_given_rows(tmp_path: Path) -> None:
+    many = {"question": [f"q{row}" for row in range(230)]}
+    many |= {name: [values[0]] * 230 for name, values in rows().items() if name != "question"}
+    dataset, mask = write_dataset(tmp_path / "d", many), str(tmp_path / "mask.npy")
+    np.save(mask, np.arange(5, 230))
+    asked = [Subset(), Subset(rows=mask), Subset(rows=mask, per_subject=210)]
+    counts = [len(load_questions(dataset, subset, 0).questions) for subset in asked]
+    assert counts == [200, 225, 210]
+
+
 def test_a_missing_split_and_too_many_shots_are_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="cannot read split 'dev'"):
         load_questions(write_dataset(tmp_path / "d", rows()), Subset(), 1)

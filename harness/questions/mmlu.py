@@ -161,7 +161,7 @@ def _drawn(
     """Row numbers of the questions drawn from `rows`, ascending."""
     subjects = np.array([question.subject for question in questions])
     names = np.unique(subjects)
-    limit = subset.per_subject or PAPER_PER_SUBJECT
+    limit = subset.per_subject or (None if subset.rows else PAPER_PER_SUBJECT)
     drawn = []
     for number, name in enumerate(names):
         own = rows[subjects[rows] == name]

@@ -28,7 +28,8 @@ for command in (extract, measure, finetune, submit):
 @commands.command()
 @click.argument("runs", type=Path, nargs=-1)
 @click.option("--out", type=Path, help="Folder of the report [default: the run's, if it is one].")
-def report(runs: tuple[Path, ...], out: Path | None) -> None:
+@click.option("--figures", type=Path, help="Folder that receives every figure as a PDF too.")
+def report(runs: tuple[Path, ...], out: Path | None, figures: Path | None) -> None:
     """Render report.html and report.md of RUNS, side by side.
 
     A run is the output folder of the claims (default: reports/out), what --record wrote, or what
@@ -44,7 +45,9 @@ def report(runs: tuple[Path, ...], out: Path | None) -> None:
         raise SettingsError("--out is not given; several runs, or a record, need a folder to go to")
     folder = out or runs[0]
     check_folder(folder, "as --out")
-    click.echo(render(runs, folder))
+    if figures:
+        check_folder(figures, "as --figures")
+    click.echo(render(runs, folder, figures))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

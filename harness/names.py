@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+
+LONGEST = 200  # bytes of a file's name that come from what others call things; most disks take 255
 
 
 def model_name(given: str) -> str:
@@ -14,3 +17,9 @@ def dataset_name(given: str) -> str:
     """Return the name of a dataset's folder, or its hub name as it is."""
     folder = os.path.expanduser(given)
     return os.path.basename(os.path.abspath(folder)) if os.path.isdir(folder) else given
+
+
+def plain_name(text: str) -> str:
+    """Return `text`, which may be anything, as a part of a file's name; it may become nothing."""
+    plain = re.sub(r"[^\w.@]+", "-", text).strip("-")
+    return plain.encode()[:LONGEST].decode(errors="ignore")

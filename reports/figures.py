@@ -11,6 +11,7 @@ import base64
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
+from pathlib import Path
 from textwrap import fill
 from typing import Any
 
@@ -33,6 +34,7 @@ QUANTITIES = {
     "answer_clusters": "share of points in five clusters of an answer each",
     "overlap_subjects": "share of neighbours of the same subject",
     "overlap_answers": "share of neighbours with the same answer",
+    "ari_given": "ARI of clusters with the answers given",
     "overlap_given": "share of neighbours given the same answer",
     OVERLAP: "share of neighbours as at step 0",
 }
@@ -144,6 +146,12 @@ def as_image(figure: Figure) -> str:
         figure.savefig(text, format="svg", metadata={"Date": None})
     coded = base64.b64encode(text.getvalue().encode()).decode()
     return f"data:image/svg+xml;base64,{coded}"
+
+
+def write_pdf(figure: Figure, file: Path) -> None:
+    """Write the figure as a PDF."""
+    with mpl.rc_context(STYLE):
+        figure.savefig(file, format="pdf", metadata={"CreationDate": None})
 
 
 def _panel(label: str) -> tuple[Figure, Axes]:

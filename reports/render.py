@@ -19,10 +19,11 @@ from reports.view import Report
 NOTEBOOK = Path(__file__).with_name("template.ipynb")
 
 
-def render(runs: Sequence[Path], folder: Path) -> Path:
+def render(runs: Sequence[Path], folder: Path, figures: Path | None = None) -> Path:
     """Write `report.html` and `report.md` into `folder`, and return the first's path.
 
     runs: output folders of the claims and records, shown side by side.
+    figures: a folder that receives every figure as a PDF.
 
     Raises RecordError for what is neither, SettingsError if the disk refuses the report.
     """
@@ -56,4 +57,6 @@ def render(runs: Sequence[Path], folder: Path) -> Path:
     page = folder / "report.html"
     write_whole(page, report.show("page.html", body=body, style=style))
     write_whole(folder / "report.md", report.show("report.md"))
+    if figures:
+        report.panels.write(figures)
     return page

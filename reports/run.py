@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ from typing import Any
 from harness.disk import explained, write_whole
 from harness.errors import RecordError
 from harness.landscape import Landscape
+from harness.names import plain_name
 from harness.published import PUBLISHED
 from harness.schemas import check_table, read_file, read_schema, writable
 from reports.verdict import Skipped, Verdict
@@ -28,7 +28,6 @@ VERSION: int = SCHEMA["properties"]["record"]["const"]
 RESULTS = "results.json"
 MEASURED = "landscape-*.json"  # what a folder has where no claim was judged: of `landscape submit`
 WAY_OUT = "run the claims again with --record, or give the --out folder of a run"
-LONGEST_NAME = 200  # bytes of a file's name that come from a landscape's; most disks take 255
 
 
 @dataclass(frozen=True)
@@ -84,8 +83,7 @@ class Run:
         files: dict[str, Landscape] = {}
         for one in self.landscapes:
             parts = ["landscape", one.model, one.condition, one.control or one.variation or ""]
-            plain = re.sub(r"[^\w.@]+", "-", "-".join(parts)).strip("-")
-            plain = plain.encode()[:LONGEST_NAME].decode(errors="ignore")
+            plain = plain_name("-".join(parts))
             name, number = f"{plain}.json", 1
             while name in files:
                 number += 1

@@ -7,20 +7,16 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from harness.controls import TRAINED
 from harness.errors import RecordError
 from harness.landscape import Landscape
-from harness.published import PUBLISHED, read_published
-from harness.questions.categories import CATEGORIES
+from harness.published import PUBLISHED
 from reports import figures
 from reports.pages import MARKS, pages, texts
-from reports.run import AUTHORS_CURVES, Run
+from reports.panels import BY_STEP, Panel, Panels
+from reports.run import Run
 from reports.scale import Scale
 from reports.verdict import OURS, PAPER, Outcome, Skipped, Verdict
-
-REFERENCE = "llama-3-8b"
 
 
 class Report:
@@ -41,6 +37,7 @@ class Report:
         self.models = [model for model in judged if model not in self.published]
         if not self.models:
             self.models, self.published = self.published, []
+        self.panels = Panels(self.models, self.landscapes)
         self.pages = pages()
         self.texts = texts()
 
@@ -139,15 +136,11 @@ class Report:
         judged = [one for one in self.verdicts.values() if model in (None, one.model)]
         return list(dict.fromkeys(other.name for one in judged for other in getattr(one, kind)))
 
-    def own(self, model: str) -> list[Landscape]:
-        """Return a model's landscapes, without checkpoints, controls and variations."""
-        return [one for one in self._plain(model) if one.checkpoint is None]
-
     def measured(self) -> list[dict[str, Any]]:
         """Return what was measured, a table a model and condition."""
         found = []
         for model in self.models:
-            for one in self._plain(model):
+            for one in self.panels.plain(model):
                 cost, trained = (one.origin.get(name) for name in ("cost", "trained_on"))
                 found.append(
                     {
@@ -166,71 +159,19 @@ class Report:
 
     def profiles(self, *quantities: str) -> str:
         """Return the panels of some quantities: every model's, and published ones beside them."""
-        shown = []
-        sources = {model: self.own(model) for model in self.models}
-        published = read_published(AUTHORS_CURVES)[REFERENCE]
-        if published not in [{one.condition: one for one in own} for own in sources.values()]:
-            sources[f"{REFERENCE}, the authors' own curves"] = list(published.values())
-        for quantity in quantities:
-            title = figures.QUANTITIES[quantity]
-            having = {
-                name: [one for one in landscapes if one.has(quantity)]
-                for name, landscapes in sources.items()
-            }
-            panels = [
-                (f"{name}: {title}", figures.profile(landscapes, quantity))
-                for name, landscapes in having.items()
-                if landscapes
-            ]
-            shown.append(self._panels(panels))
-        return "".join(shown)
+        return "".join(self._shown(self.panels.profiles(one)) for one in quantities)
 
     def controlled(self) -> str:
         """Return the panels of the subjects' ARI under the controls; nothing if there are none."""
-        panels = []
-        for model in self.models:
-            few = [one for one in self.own(model) if one.shots]
-            if not few:
-                continue
-            most = max(few, key=lambda one: one.shots or 0)
-            controls = {
-                one.control: one
-                for one in self.landscapes
-                if one.model == model and one.control and one.condition == most.condition
-            }
-            if controls:
-                title = f"{model}, {most.condition}: ARI with subjects under the null controls"
-                panels.append((title, figures.under_controls(most, controls)))
-        return self._panels(panels)
+        return self._shown(self.panels.controlled())
 
     def dendrograms(self) -> str:
         """Return the dendrogram of every landscape that has one."""
-        return self._panels(
-            [
-                (
-                    f"{model}, {one.condition}: the {len(one.tree.labels)} density peaks of layer "
-                    f"{one.tree.layer}, and the share of a peak's points that are of its subject",
-                    figures.dendrogram(one.tree, CATEGORIES),
-                )
-                for model in self.models
-                for one in self.own(model)
-                if one.tree
-            ]
-        )
+        return self._shown(self.panels.dendrograms())
 
-    def by_step(self, *quantities: str) -> str:
+    def by_step(self) -> str:
         """Return the panels of what fine-tuning changes, on the questions that train the model."""
-        shown = []
-        for quantity in quantities:
-            panels = []
-            for model in self.models:
-                measured = [one for one in self._plain(model) if one.has(quantity)]
-                checkpoints = [one for one in measured if one.checkpoint is not None]
-                if checkpoints:
-                    title = f"{model}: {figures.QUANTITIES[quantity]}, by steps of fine-tuning"
-                    panels.append((title, figures.by_step(checkpoints, quantity)))
-            shown.append(self._panels(panels))
-        return "".join(shown)
+        return "".join(self._shown(self.panels.by_step(one)) for one in BY_STEP)
 
     def bars(self, verdict: Verdict, scale: Scale) -> list[dict[str, Any]]:
         """Return what a verdict's bar shows: its effect, then its controls', as places on `scale`.
@@ -251,14 +192,7 @@ class Report:
             for name, kind, one in shown
         ]
 
-    def _plain(self, model: str) -> list[Landscape]:
-        return [
-            one
-            for one in self.landscapes
-            if one.model == model and not one.control and not one.variation
-        ]
-
-    def _panels(self, panels: Sequence[tuple[str, Figure]]) -> str:
+    def _shown(self, panels: Sequence[Panel]) -> str:
         shown = [(caption, figures.as_image(figure)) for caption, figure in panels]
         return self.show("panels.html", panels=shown) if shown else ""
 

@@ -23,6 +23,7 @@ from reports.verdict import Outcome
 from reports.view import Report
 from reports.words import number
 from tests.invented import HOSTILE, RUN, landscape, verdict
+from tests.trying import refused
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -205,7 +206,19 @@ class Page(HTMLParser):
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     RUN.write_record(folder / "record.json")
-    return render([folder / "record.json"], folder)
+    return render([folder / "record.json"], folder, folder / "figures")
+
+
+def test_every_figure_of_the_page_is_a_file_too(page: Path) -> None:
+    files = sorted((page.parent / "figures").iterdir())
+    assert len(files) == Page(page.read_text()).tags.count("figure") > 20
+    assert all(file.read_bytes().startswith(b"%PDF") for file in files)
+    assert {"small-ARI-of-clusters-with-subjects.pdf"} < {file.name for file in files}
+    assert files[0].stat().st_size > 3000
+    again = Report([RUN]).panels.write(page.parent / "figures")
+    assert sorted(again) == files  # in place of what was there
+    both = ["report", str(page.parent / "record.json"), "--out", str(page.parent), "--figures"]
+    refused([*both, str(page)], "a file is in the way", page.parent)
 
 
 def test_the_page_needs_nothing_else_and_escapes_what_it_shows(page: Path) -> None:

@@ -187,7 +187,7 @@ def test_landscapes_that_nobody_judged_are_a_run_too(tmp_path: Path) -> None:
     RUN.write_record(tmp_path / "record.json")
     both = Report(read_runs([files[0], tmp_path / "record.json", files[1]]))
     assert both.models == ["small (record)", "small (landscapes)"]
-    assert len(both.own("small (landscapes)")) == 2
+    assert len(both.panels.own("small (landscapes)")) == 2
     other = tmp_path / "other.json"
     other.write_text(replace(made[0], accuracy=0.1).to_json())
     with pytest.raises(RecordError, match=r"other\.json: has other curves of small, 0-shot"):

@@ -23,8 +23,9 @@ BY_STEP = (OVERLAP, "overlap_answers")
 
 
 class Panel(NamedTuple):
-    """One figure under its caption."""
+    """One figure: what its file is called, and what is written under it."""
 
+    name: str
     caption: str
     figure: Figure
 
@@ -62,7 +63,11 @@ class Panels:
             for name, landscapes in sources.items()
         }
         return [
-            Panel(f"{name}: {figures.QUANTITIES[quantity]}", figures.profile(shown, quantity))
+            Panel(
+                f"{name}-{quantity}",
+                f"{name}: {figures.QUANTITIES[quantity]}",
+                figures.profile(shown, quantity),
+            )
             for name, shown in having.items()
             if shown
         ]
@@ -82,13 +87,15 @@ class Panels:
             }
             if controls:
                 title = f"{model}, {most.condition}: ARI with subjects under the null controls"
-                found.append(Panel(title, figures.under_controls(most, controls)))
+                drawn = figures.under_controls(most, controls)
+                found.append(Panel(f"{model}-controls", title, drawn))
         return found
 
     def dendrograms(self) -> list[Panel]:
         """Return the dendrogram of every landscape that has one."""
         return [
             Panel(
+                f"{model}-{one.condition}-dendrogram",
                 f"{model}, {one.condition}: the {len(one.tree.labels)} density peaks of layer "
                 f"{one.tree.layer}, and the share of a peak's points that are of its subject",
                 figures.dendrogram(one.tree, CATEGORIES),
@@ -106,11 +113,12 @@ class Panels:
             checkpoints = [one for one in measured if one.checkpoint is not None]
             if checkpoints:
                 title = f"{model}: {figures.QUANTITIES[quantity]}, by steps of fine-tuning"
-                found.append(Panel(title, figures.by_step(checkpoints, quantity)))
+                drawn = figures.by_step(checkpoints, quantity)
+                found.append(Panel(f"{model}-by-step-{quantity}", title, drawn))
         return found
 
     def write(self, folder: Path) -> list[Path]:
-        """Write every figure as a PDF into `folder`, named by its caption; return the files.
+        """Write every figure as a PDF into `folder`, and return the files.
 
         What is there of an earlier call is replaced. Raises SettingsError if the disk refuses it.
         """
@@ -120,10 +128,10 @@ class Panels:
         with explained(folder, "as --figures"):
             folder.mkdir(parents=True, exist_ok=True)
         files: list[Path] = []
-        for caption, figure in panels:
-            file = folder / f"{plain_name(caption)}.pdf"
+        for name, _, figure in panels:
+            file = folder / f"{plain_name(name)}.pdf"
             if file in files:
-                file = folder / f"{plain_name(caption)}-{len(files)}.pdf"
+                file = folder / f"{plain_name(name)}-{len(files)}.pdf"
             write_with(file, partial(figures.write_pdf, figure))
             files.append(file)
         return files

@@ -193,7 +193,7 @@ class Report:
         ]
 
     def _shown(self, panels: Sequence[Panel]) -> str:
-        shown = [(caption, figures.as_image(figure)) for caption, figure in panels]
+        shown = [(caption, figures.as_image(figure)) for _, caption, figure in panels]
         return self.show("panels.html", panels=shown) if shown else ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -40,14 +41,22 @@ def origin(
         "shots_fingerprint": questions.shots_fingerprint if with_shots else None,
         "trained_on": None if training is None else _trained_on(training),
         "FineTuning": training.get("FineTuning") if training else None,
-        **{type(part).__name__: asdict(part) for part in settings if part != Control()},
+        **{type(part).__name__: _placeless(asdict(part)) for part in settings if part != Control()},
         "versions": {name: version(name) for name in ("torch", "transformers", "dadapy")},
     }
 
 
 def _trained_on(training: Table) -> dict[str, Any] | str:
     found = training.get("trained_on")
-    return found | {"dataset": dataset_name(found["dataset"])} if found else "not recorded"
+    return (
+        _placeless(found) | {"dataset": dataset_name(found["dataset"])} if found else "not recorded"
+    )
+
+
+def _placeless(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings in which a file of rows is told by its name, wherever it lies."""
+    rows = settings.get("rows")
+    return settings | {"rows": os.path.basename(rows)} if rows else settings
 
 
 def warn_of_another_model(adapter: Path, training: Table, model: str, fingerprint: str) -> None:

@@ -14,6 +14,7 @@ from fixtures.toy_model import write_questions
 from harness.errors import DatasetError, SettingsError
 from harness.pipeline import Experiment
 from harness.protocol import PromptFormat, Subset
+from harness.provenance import origin
 from harness.questions.mmlu import load_questions
 from harness.questions.question import QuestionSet
 from harness.questions.toy import SUBJECTS, toy_world, training_documents
@@ -87,6 +88,8 @@ def test_the_papers_limit_is_not_that_of_given_rows(tmp_path: Path) -> None:
     asked = [Subset(), Subset(rows=mask), Subset(rows=mask, per_subject=210)]
     counts = [len(load_questions(dataset, subset, 0).questions) for subset in asked]
     assert counts == [200, 225, 210]
+    told = origin("model", load_questions(dataset, asked[1], 0), False, [asked[1]], None)
+    assert told["Subset"]["rows"] == "mask.npy" and str(tmp_path) not in str(told)
 
 
 def test_a_missing_split_and_too_many_shots_are_named(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
+from fixtures.contrast import Extreme
 from harness.landscape import Landscape
 from harness.published import PUBLISHED
 
@@ -41,11 +42,11 @@ def need(landscape: Landscape, name: str) -> None:
         pytest.skip(f"needs the curve {name}, which is not known of {landscape.model}")
 
 
-def smallest(*values: float) -> float:
-    """Return the smallest value; NaN if one is, which Python's `min` may overlook."""
-    return float(np.min(values))
+def smallest(parts: Mapping[str, float]) -> Extreme:
+    """Return the smallest of named values; NaN if one is, which Python's `min` may overlook."""
+    return Extreme(np.min(list(parts.values())), parts)
 
 
-def largest(*values: float) -> float:
-    """Return the largest value; NaN if one is, which Python's `max` may overlook."""
-    return float(np.max(values))
+def largest(parts: Mapping[str, float]) -> Extreme:
+    """Return the largest of named values; NaN if one is, which Python's `max` may overlook."""
+    return Extreme(np.max(list(parts.values())), parts)

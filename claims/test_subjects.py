@@ -54,7 +54,7 @@ def test_more_shots_group_better_earlier_and_more_narrowly(
         # The centroid, not the maximum's layer: where a plateau has its highest point is chance.
         shift = fewest.centroid - most.centroid
         narrowing = fewest.width - most.width
-        return smallest(growth, shift, narrowing)
+        return smallest({"growth": growth, "shift": shift, "narrowing": narrowing})
 
     # 0.01: all three must go the way that the paper says; it gives no size. The smallest of the
     # three is 0.027 or more in each of the authors' own curves, which begin with 1 shot: from 2

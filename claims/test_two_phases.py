@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from claims.scope import EARLY, LATE, MIDDLE, authors_curves, largest, papers_own, smallest
+from claims.scope import EARLY, LATE, MIDDLE, authors_curves, papers_own, smallest
 from fixtures.conditions import ConditionSet
 from fixtures.judging import Judge
 from harness.curve import Curve
@@ -22,7 +22,7 @@ def hump(curve: Curve) -> float:
     after = curve.depth[curve.depth > depth + 1e-9]
     soon = max(FALL, float(after[0]) - depth) if len(after) else FALL  # one layer at least
     fall = 1 - curve.between(depth, depth + soon).last / peak
-    return smallest(rise, fall)
+    return smallest({"rise": rise, "fall": fall})
 
 
 def growth(higher: Landscape, lower: Landscape) -> float:
@@ -45,7 +45,7 @@ def test_the_intrinsic_dimension_peaks_in_the_middle(
     """In every condition the intrinsic dimension rises to the middle and falls sharply after it."""
 
     def least(of: ConditionSet) -> float:
-        return smallest(*(hump(one.curve("intrinsic_dimension")) for one in of.all))
+        return smallest({one.condition: hump(one.curve("intrinsic_dimension")) for one in of.all})
 
     # 0.03: Llama-2-70b, where the paper sees the peak weakened, has 0.042; Llama-2-7b, where it
     # sees none, -0.08 without shots; the other three models 0.09 or more.
@@ -112,7 +112,7 @@ def test_the_late_dimension_rises_again_without_shots_and_decays_with_them(
 
     def least(of: ConditionSet) -> float:
         zero, few = (one.curve("intrinsic_dimension") for one in (of.zero_shot, of.most_shots))
-        return smallest(rise(zero) - 0.05, -rise(few))
+        return smallest({"rise without shots": rise(zero) - 0.05, "decay with shots": -rise(few)})
 
     # A rise of 0.05 or more, and a decay at all: the paper gives no sizes. The authors' own curves
     # rise by 0.11 or more without shots.
@@ -130,8 +130,13 @@ def test_there_are_more_density_peaks_before_the_transition(
     """In every condition there are more density peaks before the transition than after it."""
 
     def least_ratio(of: ConditionSet) -> float:
-        curves = [one.curve("density_peaks") for one in of.all]
-        return smallest(*(one.between(*EARLY).median / one.between(*LATE).median for one in curves))
+        curves = {one.condition: one.curve("density_peaks") for one in of.all}
+        return smallest(
+            {
+                condition: one.between(*EARLY).median / one.between(*LATE).median
+                for condition, one in curves.items()
+            }
+        )
 
     # 1.2: the paper's weakest words are "below 40" before and "10 to 20" after, a ratio near 2 in
     # Llama-3-8b; the weakest of the authors' own curves has 1.35.
@@ -166,11 +171,12 @@ def test_shots_make_early_peaks(landscapes: ConditionSet, judge: Judge) -> None:
     """Before the transition there are more density peaks with shots than without, or fine-tuned."""
 
     def ratio(of: ConditionSet) -> float:
-        few, *others = (
-            one.curve("density_peaks").between(*EARLY).maximum
-            for one in (of.most_shots, *of.without_shots)
+        def early(one: Landscape) -> float:
+            return one.curve("density_peaks").between(*EARLY).maximum
+
+        return smallest(
+            {one.condition: early(of.most_shots) / early(one) for one in of.without_shots}
         )
-        return few / largest(*others)
 
     # 1.2: less than half of the paper's excess of 60 to 70 over "below 40" in Llama-3-8b; the
     # smallest of the authors' own curves is 1.28.
@@ -187,9 +193,14 @@ def test_core_points_are_early_and_most_with_shots(landscapes: ConditionSet, jud
     """With shots the core fraction is larger early than late, and than without or fine-tuned."""
 
     def excess(of: ConditionSet) -> float:
-        few, *others = (one.curve("core_fraction") for one in (of.most_shots, *of.without_shots))
-        most = (one.between(*EARLY).maximum for one in others)
-        return few.between(*EARLY).maximum - largest(few.between(*LATE).maximum, *most)
+        few = of.most_shots.curve("core_fraction")
+        others = {
+            one.condition: one.curve("core_fraction").between(*EARLY).maximum
+            for one in of.without_shots
+        }
+        others["late, with shots"] = few.between(*LATE).maximum
+        early = few.between(*EARLY).maximum
+        return smallest({f"over {name}": early - other for name, other in others.items()})
 
     # 0.1: a quarter of the paper's 0.6 with shots against 0.2 without, in Llama-3-8b; the smallest
     # of the authors' own curves is 0.20.

@@ -30,6 +30,7 @@ def landscape(condition: str, model: str = "small", **changes: object) -> Landsc
 
 
 UNBOUNDED = (-math.inf, math.inf)
+PARTS = {"growth": 0.5, HOSTILE: math.nan}
 
 
 def verdict(claim: str = "one", model: str = "small", **changes: Any) -> Verdict:
@@ -59,7 +60,9 @@ def _run() -> Run:
     )
     claims = [
         verdict(controls=controls),
-        verdict("two", verdict="not reproduced", direction="at most", sentence=HOSTILE),
+        verdict(
+            "two", verdict="not reproduced", direction="at most", sentence=HOSTILE, parts=PARTS
+        ),
         verdict("three", verdict="inconclusive", effect=math.nan, interval=UNBOUNDED),
         verdict("four", verdict="not reproduced", exception="it is small", variations=controls),
         verdict("one", "published:big", interval=None),

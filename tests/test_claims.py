@@ -5,6 +5,7 @@ The curves are drawn by hand after the paper's words, over the depth of 32 layer
 
 import importlib
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 import claims
+from claims.scope import largest, smallest
 from claims.test_two_phases import hump
 from fixtures.conditions import ACCURACY, Asked, ConditionSet
 from fixtures.contrast import Contrast
@@ -402,6 +404,39 @@ def test_a_fall_that_was_not_measured_is_not_known() -> None:
 def test_few_right_answers_cannot_fill_clusters_of_their_letters() -> None:
     weak = with_accuracy(changed(PAPER, TUNED, answer_clusters=phases(0.3, 0.4)), **{TUNED: 0.5})
     assert "0.50 [0.50, 0.50]" in verdict("answers-clusters", weak)
+
+
+@pytest.mark.parametrize(
+    ("claim", "parts"),
+    [
+        ("two-phases-id", ["0-shot", *FEW, TUNED]),
+        ("two-phases-late-id", ["rise without shots", "decay with shots"]),
+        ("two-phases-core", ["over 0-shot", "over fine-tuned", "over late, with shots"]),
+        ("subjects-more-shots", ["growth", "shift", "narrowing"]),
+        ("answers-late", ["0-shot", *FEW, TUNED]),
+        ("hierarchy", []),
+    ],
+)
+def test_an_effect_that_is_one_of_several_tells_them_all(claim: str, parts: list[str]) -> None:
+    found: list[Contrast] = []
+
+    def judge(statistic: Callable[[ConditionSet], float], *, layers: str, **given: Any) -> None:
+        found.append(Contrast.of(statistic, **given))
+
+    CLAIMS[claim](landscapes=ConditionSet(PAPER), judge=judge)
+    (contrast,) = found
+    told, effect = contrast.parts(PAPER), contrast.outcome("model", PAPER).effect
+    assert sorted(told) == sorted(parts) and type(effect) is float
+    if parts:
+        chosen = min if contrast.direction == "at least" else max
+        assert effect == chosen(told.values()) and len(set(told.values())) > 1
+
+
+def test_of_several_that_are_not_all_known_none_is_the_smallest() -> None:
+    for choose in (smallest, largest):
+        for parts in ({"one": 1.0, "other": math.nan}, {"one": math.nan, "other": 1.0}):
+            assert math.isnan(choose(parts))
+    assert (smallest({"a": 2.0, "b": 1.0}), largest({"a": 2.0, "b": 1.0})) == (1.0, 2.0)
 
 
 @pytest.mark.parametrize(

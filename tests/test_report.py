@@ -109,6 +109,8 @@ def test_the_markdown_has_every_verdict_in_whole_tables(tmp_path: Path) -> None:
         assert len(columns) == 1 and set(table[1]) <= set("| -")
     rows = {row.split(" | ")[0].strip("| "): row for row in tables[0]}
     assert "| reproduced | 0.500 [0.400, 0.600] | at least 0.2 |" in rows["one"]
+    assert "0.500 [0.400, 0.600], largest of: growth 0.500, " in rows["two"]
+    assert "growth 0.500" in Report([RUN]).show("verdicts.html")
     assert "not reproduced (stated)" in rows["four"] and "unknown [unbounded]" in rows["three"]
     five = next(row for name, row in rows.items() if name.startswith("five"))
     assert "five (arXiv 1)" in five and "not judged: \\<script\\>" in five

@@ -10,16 +10,21 @@ from harness.training_record import record_file, record_of
 
 
 def check_landscape(
-    experiment: Experiment, prompt: PromptFormat, reads_weights: bool = True
+    experiment: Experiment,
+    prompt: PromptFormat,
+    reads_weights: bool = True,
+    overlap: bool = False,
 ) -> None:
     """Raise a UserError now if the landscape in this condition could not be measured.
 
+    overlap: with that of another model, too.
     reads_weights: read the model's files too, all of them; not where another machine will.
     """
     if reads_weights:
         _ = experiment.fingerprint  # first: a model that is missing is found without the questions
     check_extraction(experiment, prompt)
-    count, needed = len(experiment.questions.questions), experiment.geometry.least_points()
+    count = len(experiment.questions.questions)
+    needed = experiment.geometry.least_points(overlap)
     if count < needed:
         raise GeometryError(
             f"{experiment.dataset}: {count} questions, but the geometry needs {needed}; raise "
@@ -52,7 +57,7 @@ def check_extraction(experiment: Experiment, prompt: PromptFormat) -> None:
 def _check_unseen(experiment: Experiment) -> None:
     """Raise DatasetError if a question that is analysed has trained the adapter.
 
-    Where all are to have, if one has not.
+    Or, where those are to be analysed that have, if they are others.
     """
     adapter = experiment.adapter
     assert adapter
@@ -60,10 +65,11 @@ def _check_unseen(experiment: Experiment) -> None:
     learnt = (record_of(adapter) or {}).get("learnt", ())
     seen = {question.digest for question in questions}.intersection(learnt)
     if experiment.on_training:
-        if len(seen) < len(questions):
+        told = (record_of(adapter) or {}).get("trained_on", {}).get("fingerprint")
+        if experiment.questions.fingerprint != told:
             raise DatasetError(
-                f"{experiment.dataset}: {len(questions) - len(seen)} of its questions did not "
-                f"train {adapter}, as {record_file(adapter)} tells; give the dataset that did"
+                f"{experiment.dataset}: has other questions where {record_file(adapter)} tells "
+                f"that those are which trained {adapter}; give the dataset that did, and its mask"
             )
         return
     if seen:

@@ -40,7 +40,9 @@ def report(runs: tuple[Path, ...], out: Path | None, figures: Path | None) -> No
     runs = runs or (Path("reports/out"),)
     for run in runs:
         if not os.path.exists(run):
-            raise SettingsError(f"{run}: no such run; give the --out of pytest claims, or a record")
+            raise SettingsError(
+                f"{run}: no such run; give the --out of pytest claims, a record, or landscapes"
+            )
     if not out and (len(runs) > 1 or not os.path.isdir(runs[0])):
         raise SettingsError("--out is not given; several runs, or a record, need a folder to go to")
     folder = out or runs[0]

@@ -15,7 +15,7 @@ from harness.protocol import Budgets, ExtractionSettings, GeometrySettings, Prom
 from harness.questions.mmlu import HUB_NAME
 from harness.questions.training_questions import split_test
 from harness.store import STORE, STORE_VARIABLE, Store
-from harness.training_record import training_questions
+from harness.training_record import training_condition, training_questions
 
 Function = Callable[..., None]
 COUNT = click.IntRange(min=1)
@@ -162,10 +162,11 @@ GEOMETRY_OPTIONS = (
 )  # fmt: skip
 
 
-def geometry_of(options: Mapping[str, Any]) -> GeometrySettings:
+def geometry_of(options: Mapping[str, Any], draws: int) -> GeometrySettings:
     """Return what the values of GEOMETRY_OPTIONS ask for. Raises SettingsError."""
     given = {name: options[name] for name in GEOMETRY_NAMES}
-    return GeometrySettings(**given | {"density_k": given["density_k"] or None})
+    given["density_k"] = given["density_k"] or None
+    return GeometrySettings(**given, draws=draws)
 
 
 def with_options(*options: Callable[[Function], Function]) -> Callable[[Function], Function]:
@@ -208,10 +209,10 @@ def experiment_of(options: dict[str, Any]) -> tuple[Experiment, PromptFormat]:
         if prompt.shots or subset != Subset():
             raise click.UsageError(
                 "--on-training asks the questions that trained the adapter, without shots; leave "
-                "out what says other questions or shots"
+                "out --shots, --split, --per-subject, --mask-path, --train-from-test, --leave-out"
             )
-        subset, its_own = training_questions(adapter)
-        condition = condition or its_own
+        subset = training_questions(adapter)
+        condition = condition or training_condition(adapter)
     if options["offload_folder"] and not options["device_map"]:
         raise click.UsageError("--offload-folder needs --device-map")
     experiment = Experiment(
@@ -253,4 +254,5 @@ def log_progress(wanted: int | None) -> None:
     wanted: the option that asks for it.
     """
     if wanted:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+        logging.basicConfig(format="%(asctime)s %(message)s")
+        logging.getLogger("harness").setLevel(logging.INFO)

@@ -49,13 +49,14 @@ def write_with(path: Path, write: Callable[[Path], object]) -> None:
     sync(path.parent)
 
 
-def check_file(path: Path, use: str) -> None:
+def check_file(path: Path, use: str, makes_folder: bool = False) -> None:
     """Raise SettingsError now if a file could not be written to `path`.
 
     use: what another file would be for, such as `as --record`.
+    makes_folder: who writes it makes its folder first.
     """
     folder = path.absolute().parent
-    if not os.path.isdir(folder):
+    if not os.path.isdir(folder) and not makes_folder:
         raise SettingsError(f"{path}: there is no folder {folder}; make it first")
     if os.path.isdir(path):
         raise SettingsError(f"{path}: is a folder; give the name of a file in it {use}")

@@ -21,7 +21,8 @@ from harness.command_options import (
     log_progress,
     with_options,
 )
-from harness.disk import check_file, write_whole
+from harness.disk import check_file, explained, write_whole
+from harness.landscape import Landscape
 from harness.pipeline import Experiment
 from harness.processes import launched_processes
 from harness.protocol import PromptFormat
@@ -102,12 +103,12 @@ def measure(
     layer. --subsamples also measures so many draws of 80 % of the questions, and prints each value
     with its smallest and largest over them.
     """
-    check_file(out, "as --out")
-    geometry = geometry_of(options)
+    check_file(out, "as --out", makes_folder=True)
     if folder is None:
         if labels or before or subsamples:
             raise click.UsageError("--labels, --before and --subsamples need FOLDER.")
         experiment, prompt = experiment_of(options)
+        geometry = geometry_of(options, experiment.geometry.draws)
         experiment = replace(experiment, geometry=geometry)
         if measure_overlap and not experiment.adapter:
             raise click.UsageError("--measure-overlap needs --adapter")
@@ -115,12 +116,12 @@ def measure(
         log_progress(options["logging_steps"])
         asked = [start, experiment] if start else [experiment]
         for one in asked:
-            check_landscape(one, prompt)
+            check_landscape(one, prompt, overlap=measure_overlap)
         for one in asked:
             with one:  # both models need not be in memory
                 one.representations(prompt)
         if launched_processes().is_main:
-            write_whole(out, experiment.landscape(prompt, start).to_json())
+            _write(experiment.landscape(prompt, start), out)
         return
     from harness.measure_folder import measure_folder
 
@@ -132,14 +133,23 @@ def measure(
             raise click.UsageError(f"{option.opts[0]} is of a model, FOLDER needs none")
     if labels is None:
         raise click.UsageError("FOLDER needs --labels.")
-    settings = replace(geometry, draws=subsamples)
-    landscape, measured = measure_folder(folder, labels, settings, before)
+    landscape = measure_folder(folder, labels, geometry_of(options, subsamples), before)
     if options["condition"]:
         landscape = replace(landscape, condition=options["condition"])
-    write_whole(out, landscape.to_json())
-    for layer, found in zip(landscape.layer, measured, strict=True):
-        for name, value in found.values.items() if subsamples else ():
-            if math.isnan(value):  # what is kindred is known of MMLU's subjects only
+    _write(landscape, out)
+    for place, layer in enumerate(landscape.layer):
+        for name, values in landscape.curves.items() if subsamples else ():
+            if math.isnan(values[place]):  # what is kindred is known of MMLU's subjects only
                 continue
-            low, high = found.extremes(name)
-            click.echo(f"layer {layer:3} {name:20} {value:10.4f} {low:10.4f} to {high:10.4f}")
+            drawn = (draw.curves[name][place] for draw in landscape.draws)
+            known = [value for value in drawn if not math.isnan(value)]
+            low, high = (end(known, default=math.nan) for end in (min, max))
+            click.echo(
+                f"layer {layer:3} {name:20} {values[place]:10.4f} {low:10.4f} to {high:10.4f}"
+            )
+
+
+def _write(landscape: Landscape, file: Path) -> None:
+    with explained(file, "as --out"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, landscape.to_json())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -261,9 +262,18 @@ def _check_copy(out: Path, training: FineTuned) -> None:
         return
     kept, wanted = read_record(out), training.record()
     # The same questions may have been asked for in another way.
-    same = [kept.get(name) == wanted[name] for name in ("version", "model", "FineTuning")]
-    if not all(same) or kept["trained_on"]["fingerprint"] != wanted["trained_on"]["fingerprint"]:
-        raise SettingsError(f"{out}: holds another training; give a new folder as --output-dir")
+    other = [
+        what
+        for name, what in (("version", "version"), ("model", "model"), ("FineTuning", "settings"))
+        if kept.get(name) != wanted[name]
+    ]
+    if kept["trained_on"]["fingerprint"] != wanted["trained_on"]["fingerprint"]:
+        other.append("questions")
+    if other:
+        raise SettingsError(
+            f"{out}: holds another training (other {' and '.join(other)}); give a new folder as "
+            "--output-dir"
+        )
     _tested(out)
 
 
@@ -294,7 +304,8 @@ def training_of(options: Mapping[str, Any]) -> FineTuned:
     training = Subset(
         options["train_split"],
         options["samples_per_subject"] or (None if options["mask_path"] else preset.per_subject),
-        rows=options["mask_path"],
+        # Whole: the record must tell it wherever it is read again.
+        rows=options["mask_path"] and os.path.abspath(options["mask_path"]),
     )
     training, validation, analysed = divide_questions(
         training, analysed, options["train_from_test"]

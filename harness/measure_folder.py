@@ -18,10 +18,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from harness.errors import DatasetError, first_line
+from harness.errors import DatasetError, GeometryError, first_line
 from harness.landscape import Landscape
 from harness.layer_curves import measure_curves
-from harness.measurement import Labels, LayerMeasurement
+from harness.measurement import Labels
 from harness.names import model_name
 from harness.protocol import GeometrySettings
 from harness.questions.categories import CATEGORIES
@@ -34,8 +34,8 @@ BESIDE = ("_dist", "_index", "_inverse", "_mus")
 
 def measure_folder(
     folder: Path, labels_file: Path, settings: GeometrySettings, before: Path | None = None
-) -> tuple[Landscape, list[LayerMeasurement]]:
-    """Return the landscape of a folder's representations, and the measurement of every layer.
+) -> Landscape:
+    """Return the landscape of a folder's representations.
 
     folder: a file a layer, `.npy`, `.pt` or `.safetensors`, that holds one (N, D) array of floats;
         the one number in its name is the layer's. A layer 0 that is the same in all rows, as the
@@ -48,7 +48,12 @@ def measure_folder(
     """
     files, name = layer_files(folder), model_name(str(folder))
     labels = replace(read_labels(labels_file), categories=CATEGORIES)
-    count = len(labels.subjects)
+    count, needed = len(labels.subjects), settings.least_points(overlap=before is not None)
+    if count < needed:
+        raise GeometryError(
+            f"{labels_file}: {count} rows, but the geometry needs {needed}; give more, or ask for "
+            "fewer neighbours (--id-k, --density-k, --overlap-k)"
+        )
     # All are looked at before the first is measured.
     layers = [layer for layer, file in files.items() if _varies(layer, file, count)]
     read_before = None
@@ -72,7 +77,7 @@ def measure_folder(
         "GeometrySettings": asdict(settings),
         "versions": {name: version(name) for name in ("torch", "dadapy")},
     }
-    return replace(landscape, origin=origin), found.measured
+    return replace(landscape, origin=origin)
 
 
 def layer_files(folder: Path) -> dict[int, Path]:
@@ -115,6 +120,8 @@ def read_labels(file: Path) -> Labels:
             raise DatasetError(
                 f"{file}: no column {column!r}; its first line must name subject and answer"
             )
+    if not rows:
+        raise DatasetError(f"{file}: has no rows below its first line; give a label a row")
     given = [GIVEN] if GIVEN in names else []
     for column in (*COLUMNS, *given):
         for number, row in enumerate(rows, start=1):
@@ -141,6 +148,8 @@ def read_points(file: Path, count: int) -> Tensor:
             f"{file}: holds {points.dtype} values of shape {tuple(points.shape)}; save a dense "
             "array of floats of shape (questions, width)"
         )
+    if not points.isfinite().all():
+        raise DatasetError(f"{file}: holds NaN or an infinite value; leave out such rows or layers")
     if len(points) != count:
         raise DatasetError(
             f"{file}: {len(points)} rows, but the labels have {count}; give a label a row"

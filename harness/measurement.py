@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context, parent_process
@@ -83,11 +84,6 @@ class LayerMeasurement:
     values: Values
     subsamples: tuple[Values, ...] = ()
     tree: Dendrogram | None = None
-
-    def extremes(self, curve: str) -> tuple[float, float]:
-        """The smallest and the largest value among the subsamples in which it is known, or NaN."""
-        found = [values[curve] for values in self.subsamples if not math.isnan(values[curve])]
-        return min(found, default=math.nan), max(found, default=math.nan)
 
 
 def measure_layer(
@@ -186,12 +182,13 @@ def measure_overlap(
     """
     found = []
     for layer in tqdm(layers, desc=description, unit="layer"):
-        one, other = (nearest_neighbors(of(layer), SPARE * k) for of in (read, read_other))
-        whole = float(representation_overlap(one, other, k).mean())
-        parts = []
-        for rows in subsamples:
-            mine, theirs = (neighbors_among(near, rows) for near in (one, other))
-            parts.append(float(representation_overlap(mine, theirs, k).mean()))
+        with _named(layer):
+            one, other = (nearest_neighbors(of(layer), SPARE * k) for of in (read, read_other))
+            whole = float(representation_overlap(one, other, k).mean())
+            parts = []
+            for rows in subsamples:
+                mine, theirs = (neighbors_among(near, rows) for near in (one, other))
+                parts.append(float(representation_overlap(mine, theirs, k).mean()))
         found.append((whole, parts))
     return found
 
@@ -216,8 +213,15 @@ def _measure(
     subsamples: Sequence[NDArray[np.int64]],
     layer: int,
 ) -> LayerMeasurement:
-    try:
+    with _named(layer):
         return measure_layer(read(layer), labels, settings, subsamples)
+
+
+@contextmanager
+def _named(layer: int) -> Iterator[None]:
+    """Have an error name the layer that it is of."""
+    try:
+        yield
     except GeometryError as error:
         raise GeometryError(f"layer {layer}: {error}") from error
 

@@ -305,9 +305,12 @@ def check_adapter(adapter: Path) -> None:
     """Raise ModelError if `adapter` is not the folder of a PEFT adapter in safetensors."""
     for file in ("adapter_config.json", "adapter_model.safetensors"):
         if not os.path.isfile(adapter / file):
+            beside = [folder for folder in (adapter, adapter.parent) if os.path.isdir(folder)]
+            near = {one.parent.name for folder in beside for one in folder.glob(f"*/{file}")}
+            known = f", one of {', '.join(sorted(near))}" if near else ""
             raise ModelError(
-                f"{adapter}: no {file} in this folder; give a PEFT adapter's folder, "
-                "and --checkpoint if its checkpoints are in folders of their own"
+                f"{adapter}: no {file} in this folder; give a PEFT adapter's folder, and "
+                f"--checkpoint if its checkpoints are in folders of their own{known}"
             )
 
 

@@ -38,9 +38,13 @@ def _arguments(command: click.Command, values: Mapping[str, Any]) -> list[str]:
     return typed
 
 
+# Options of an experiment that the jobs do not have.
+OF_NO_JOB = {"condition": None, "on_training": False}
+
+
 def _passed_on() -> list[click.Parameter]:
     """Return the options of extraction and of measuring that make up no condition."""
-    measuring = {option.name for option in measure.params} - {"shots", "condition"}
+    measuring = {option.name for option in measure.params} - {"shots", *OF_NO_JOB}
     return [option for option in extract.params if option.name in measuring]
 
 
@@ -138,7 +142,7 @@ def submit(
         if not options["train_from_test"]:  # in all conditions, so that they have one analysis
             left = (options["leave_out"] or "").split("+")
             options["leave_out"] = "+".join(filter(None, dict.fromkeys([*left, *learnt])))
-    experiment, prompt = experiment_of({**options, "shots": max(wanted), "condition": None})
+    experiment, prompt = experiment_of({**options, **OF_NO_JOB, "shots": max(wanted)})
     check_landscape(experiment, prompt, reads_weights=False)
     jobs = plan(
         options["model"],
@@ -153,14 +157,14 @@ def submit(
         # What a command would refuse is refused before anything waits in a queue for hours.
         STAGES[job.stage].make_context(job.stage, list(job.arguments))
     judging = f"judge it with --precision {options['precision']}"
+    logs = logs or out / "logs"
     if dry_run:
-        click.echo(judging, err=True)
+        click.echo(f"# {judging}", err=True)
         for job in jobs:
             after = f", after {', '.join(job.needs)}" if job.needs else ""
             asked = f"GPUs: {job.gpus}" if here else f"sbatch {sbatch_options(job, resources)}"
             click.echo(f"# {job.name}{after}; {asked}\n{shlex.join(job.command)}")
         return
-    logs = logs or out / "logs"
     with _new_folders(out, logs):
         click.echo(judging, err=True)
         if cluster == "slurm":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
-from harness.errors import RecordError
+from harness.errors import RecordError, SettingsError
 from harness.protocol import Subset
 from harness.schemas import Table, check_table, read_file, read_schema
 
@@ -58,21 +60,36 @@ def record_of(adapter: Path) -> Table | None:
     return read_record(file.parent) if file else None
 
 
-def training_questions(adapter: Path) -> tuple[Subset, str]:
-    """Return the questions that trained `adapter`, and the condition that it is asked them in.
-
-    That is `fine-tuned@STEP`, as of the checkpoints that the claims measure.
+def training_questions(adapter: Path) -> Subset:
+    """Return the questions that trained `adapter`.
 
     Raises RecordError where no record tells, SettingsError for questions that cannot be meant.
     """
-    file, record = record_file(adapter), record_of(adapter)
-    told = record["trained_on"] if record else {}
-    if record is None or "split" not in told:
+    told = (record_of(adapter) or {}).get("trained_on", {})
+    if "split" not in told:
         raise RecordError(
-            f"{file or adapter / '..' / RECORD}: does not tell which questions trained the "
-            "adapter; say them with --split and --per-subject"
+            f"{record_file(adapter) or adapter}: does not tell which questions trained the "
+            f"adapter; give one with its {RECORD} beside it"
         )
-    named = adapter.name.startswith("step-")
-    step = checkpoint_step(adapter) if named else len(record["loss"])
-    known = {one.name for one in fields(Subset)} & told.keys()
-    return Subset(**{name: told[name] for name in known}), checkpoint_condition(step)
+    known: dict[str, Any] = {}
+    for one in fields(Subset):
+        if one.name in told:
+            value = told[one.name]
+            known[one.name] = int(value) if isinstance(value, float) else value  # 2.0 is whole too
+    return Subset(**known)
+
+
+def training_condition(adapter: Path) -> str:
+    """Return the condition in which `adapter` is asked the questions that trained it.
+
+    Raises SettingsError for a folder whose name does not tell its step, RecordError for a bad file.
+    """
+    if re.fullmatch(r"step-\d+", adapter.name, re.ASCII):
+        return checkpoint_condition(checkpoint_step(adapter))
+    record = record_of(adapter)
+    if adapter.name == FINAL and record:
+        return checkpoint_condition(len(record["loss"]))
+    raise SettingsError(
+        f"{adapter}: its name does not tell after how many steps it was kept; say it as "
+        f"--condition {checkpoint_condition(10)}"
+    )

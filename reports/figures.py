@@ -36,7 +36,7 @@ QUANTITIES = {
     "overlap_answers": "share of neighbours with the same answer",
     "ari_given": "ARI of clusters with the answers given",
     "overlap_given": "share of neighbours given the same answer",
-    OVERLAP: "share of neighbours as at step 0",
+    OVERLAP: "share of neighbours as before",
 }
 COLORS = {
     "0-shot": "#000000",

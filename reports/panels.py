@@ -64,7 +64,7 @@ class Panels:
         }
         return [
             Panel(
-                f"{name}-{quantity}",
+                f"{quantity}-{name}",
                 f"{name}: {figures.QUANTITIES[quantity]}",
                 figures.profile(shown, quantity),
             )
@@ -88,14 +88,14 @@ class Panels:
             if controls:
                 title = f"{model}, {most.condition}: ARI with subjects under the null controls"
                 drawn = figures.under_controls(most, controls)
-                found.append(Panel(f"{model}-controls", title, drawn))
+                found.append(Panel(f"controls-{model}", title, drawn))
         return found
 
     def dendrograms(self) -> list[Panel]:
         """Return the dendrogram of every landscape that has one."""
         return [
             Panel(
-                f"{model}-{one.condition}-dendrogram",
+                f"dendrogram-{one.condition}-{model}",
                 f"{model}, {one.condition}: the {len(one.tree.labels)} density peaks of layer "
                 f"{one.tree.layer}, and the share of a peak's points that are of its subject",
                 figures.dendrogram(one.tree, CATEGORIES),
@@ -114,7 +114,7 @@ class Panels:
             if checkpoints:
                 title = f"{model}: {figures.QUANTITIES[quantity]}, by steps of fine-tuning"
                 drawn = figures.by_step(checkpoints, quantity)
-                found.append(Panel(f"{model}-by-step-{quantity}", title, drawn))
+                found.append(Panel(f"by-step-{quantity}-{model}", title, drawn))
         return found
 
     def write(self, folder: Path) -> list[Path]:

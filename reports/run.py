@@ -9,7 +9,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ AUTHORS_CURVES = Path(__file__).with_name("published-curves.json")
 SCHEMA = read_schema(Path(__file__).with_name("record.schema.json"))
 VERSION: int = SCHEMA["properties"]["record"]["const"]
 RESULTS = "results.json"
-MEASURED = "landscape-*.json"  # what a folder has where no claim was judged: of `landscape submit`
 WAY_OUT = "run the claims again with --record, or give the --out folder of a run"
 
 
@@ -125,8 +124,8 @@ def read_run(path: Path) -> Run:
     file = path
     if os.path.isdir(path):
         file = path / RESULTS
-        if not file.exists() and (measured := sorted(path.glob(MEASURED))):
-            return _measured({str(one): read_file(one, WAY_OUT) for one in measured})
+        if not file.exists():
+            return _measured(_landscapes_in(path))
     table = read_file(file, WAY_OUT)
     return _measured({str(file): table}) if _is_landscape(table) else _run(file, table)
 
@@ -150,6 +149,27 @@ def _run(file: Path, found: object) -> Run:
     )
 
 
+def _landscapes_in(folder: Path) -> dict[str, object]:
+    """Return the landscapes in a folder by their files; other files may lie there too.
+
+    Raises RecordError if there is none.
+    """
+    found = {}
+    for file in sorted(folder.glob("*.json")):
+        # What measure and submit call so must be one.
+        named = file.name.startswith("landscape-")
+        with nullcontext() if named else suppress(RecordError):
+            table = read_file(file, WAY_OUT)
+            if named or _is_landscape(table):
+                found[str(file)] = table
+    if not found:
+        raise RecordError(
+            f"{folder}: has no {RESULTS} of the claims, and no landscape; give the --out folder of "
+            "pytest claims, a record, or what landscape measure or submit wrote"
+        )
+    return found
+
+
 def _is_landscape(table: object) -> bool:
     return isinstance(table, dict) and "schema" in table and "record" not in table
 
@@ -161,24 +181,29 @@ def _measured(tables: Mapping[str, object]) -> Run:
 
 
 def _environment_of(landscapes: Sequence[Landscape]) -> dict[str, Any]:
-    """Return what landscapes say of where they come from, as far as all of them say the same."""
-    first, *others = (one.origin for one in landscapes)
-    common = {
-        key: value for key, value in first.items() if all(one.get(key) == value for one in others)
-    }
-    costs = [one.origin.get("cost") for one in landscapes]
+    """Return what landscapes say of where they come from: what is common to all, and the rest."""
+    origins = {f"{one.model}, {one.condition}": {**one.origin} for one in landscapes}
+    costs = [one.pop("cost", None) for one in origins.values()]
     devices = [cost.get("device") for cost in costs if isinstance(cost, dict)]
+    first, *others = origins.values()
+    common = {
+        key: value
+        for key, value in first.items()
+        if all(key in one and one[key] == value for one in others)
+    }
+    rest = {
+        name: {key: value for key, value in one.items() if key not in common}
+        for name, one in origins.items()
+    }
+    versions = common.pop("versions", None)
     settings = {
         "command": "landscape measure",
         "device": ", ".join(dict.fromkeys(str(one) for one in devices if one)),
         "not_measured": [],
+        "origin": common,
+        "origin of": rest,
     }
-    versions = common.pop("versions", None)
-    common.pop("cost", None)
-    return {
-        "settings": common | settings,
-        "versions": versions if isinstance(versions, dict) else {},
-    }
+    return {"settings": settings, "versions": versions if isinstance(versions, dict) else {}}
 
 
 def _landscapes(tables: Mapping[str, object]) -> list[Landscape]:

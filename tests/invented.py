@@ -17,7 +17,7 @@ LABELS = ("anatomy", HOSTILE, "virology")
 def landscape(condition: str, model: str = "small", **changes: object) -> Landscape:
     rng = np.random.default_rng(len(condition))
     layers = (1, 2, 3, 4)
-    names = (*CURVES, OVERLAP) if "@" in condition else CURVES
+    names = CURVES if condition in ("0-shot", "5-shot", "fine-tuned") else (*CURVES, OVERLAP)
 
     def curves() -> dict[str, tuple[float, ...]]:
         return {name: tuple(rng.random(4).tolist()) for name in names}

@@ -269,7 +269,7 @@ def test_an_adapter_that_would_be_worn_in_part_is_refused(adapter: Path, tmp_pat
         (["--adapter", "a", "--on-training"], "does not tell which questions trained the adapter"),
         (
             ["--adapter", "a", "--on-training", "--shots", "1"],
-            "leave out what says other questions",
+            "leave out --shots, --split",
         ),
         (["--mask-path", "none.npy"], "none.npy: cannot be read as .npy"),
         (["--seed", "-1"], "seed is -1; give 0 to"),

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 from click.testing import CliRunner
@@ -340,34 +339,50 @@ def test_rows_of_another_split_are_refused(tmp_path: Path) -> None:
             load_questions(QUESTIONS, Subset("dev", rows=str(tmp_path / f"{name}.npy")), 0)
 
 
-def test_a_checkpoint_is_measured_on_what_trained_it_as_the_claims_do(tmp_path: Path) -> None:
-    store, out = str(tmp_path / "store"), tmp_path / "landscape.json"
-    adapters = run(
-        tmp_path, "--validation", "dev", "--no-test", "--output-dir", str(tmp_path / "a")
-    )
+def test_a_checkpoint_is_measured_on_what_trained_it_as_the_claims_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, out, mask = str(tmp_path / "store"), tmp_path / "landscape.json", tmp_path / "mask.npy"
+    np.save(mask, np.arange(0, 720, 5))
+    monkeypatch.chdir(tmp_path)
+    masked = ["--validation", "dev", "--mask-path", mask.name]
+    adapters = run(tmp_path, *masked, "--no-test", "--output-dir", "adapters")
+    monkeypatch.chdir(ROOT)
     step = min(checkpoint_step(folder) for folder in adapters.glob("step-*"))
     asked = ["measure", "--model", MODEL, "--precision", "float32", "--store", store, "--adapter"]
-    asked += [str(adapters), "--checkpoint", checkpoint_name(step), "--mmlu"]
-    given = [*asked, QUESTIONS, "--on-training", "--measure-overlap", "--out", str(out)]
-    done = CliRunner().invoke(commands, given, catch_exceptions=False)
+    asked += [str(adapters), "--mmlu", QUESTIONS, "--checkpoint"]
+    first = [*asked, checkpoint_name(step)]
+    given = [*first, "--on-training", "--measure-overlap"]
+    done = CliRunner().invoke(commands, [*given, "--out", str(out)], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    training = training_of(
-        finetune.make_context("finetune", [*SMALL, "--store", store, "--validation", "dev"]).params
-    )
+    masked[-1] = str(mask)
+    training = training_of(finetune.make_context("f", [*SMALL, "--store", store, *masked]).params)
     expected = training.checkpoint_landscapes()[f"fine-tuned@{step}"]
     assert 0 < min(expected.curves[OVERLAP]) < 1
     found = Landscape.from_json(out.read_text())
     assert (found.condition, found.checkpoint) == (expected.condition, step)
     assert repr((found.curves, found.draws)) == repr((expected.curves, expected.draws))
-    # Without saying so it is refused, and so are questions that did not train it.
-    unsaid = [*asked, QUESTIONS, "--split", "dev+validation", "--per-subject", "3"]
-    refused(unsaid, "was trained on 48 of the 48 questions to analyse", tmp_path)
-    other = tmp_path / "questions"
-    shutil.copytree(QUESTIONS, other)
-    for file in (other / "all").glob("dev*"):
-        table = pq.read_table(file)
-        texts = [f"{text} Or?" for text in table["question"].to_pylist()]
-        pq.write_table(table.set_column(0, "question", [texts]), file)
-    refused([*asked, str(other), "--on-training"], "of its questions did not train", tmp_path)
-    both = [*asked, QUESTIONS, "--on-training", "--per-subject", "3"]
-    refused(both, "leave out what says other questions or shots", tmp_path)
+    count = found.origin["questions"]
+    assert found.origin["Subset"]["rows"] == mask.name and count > 42
+
+    def is_refused(options: list[str], message: str) -> None:
+        refused(options, message, tmp_path)
+
+    # Without saying so it is refused, and so are other questions than those that trained it.
+    unsaid = [*first, "--split", "dev+validation", "--per-subject", "3", "--mask-path", str(mask)]
+    is_refused(unsaid, f"was trained on {count} of the {count} questions to analyse")
+    is_refused(
+        [*first, "--on-training", "--per-subject", "3"], "leave out --shots, --split, --per-subject"
+    )
+    is_refused([*given, "--overlap-k", "60"], f"{count} questions, but the geometry needs 77")
+    (adapters / "step-000001").rename(adapters / "step-best")
+    best = [*asked, "step-best", "--on-training"]
+    is_refused(best, "does not tell after how many steps it was kept; say it as --condition")
+    np.save(mask, np.arange(0, 720, 7))
+    is_refused([*best, "--condition", "best"], "has other questions where")
+    mask.unlink()
+    is_refused([*best, "--condition", "best"], "mask.npy: cannot be read as .npy")
+    record = json.loads((adapters / "training.json").read_text())
+    record["trained_on"] |= {"per_subject": 3.0, "rows": None}  # a whole number, in JSON
+    (adapters / "training.json").write_text(json.dumps(record))
+    is_refused([*best, "--condition", "best"], "has other questions where")

@@ -19,7 +19,7 @@ from harness.errors import DatasetError, GeometryError
 from harness.geometry.neighbors import nearest_neighbors
 from harness.geometry.overlap import representation_overlap
 from harness.geometry.subsample import draw_subsamples
-from harness.landscape import OVERLAP
+from harness.landscape import OVERLAP, Landscape
 from harness.measure_folder import layer_files, measure_folder, read_labels, read_points
 from harness.measurement import Labels, measure_layer, measure_layers, measure_overlap
 from harness.protocol import GeometrySettings, Subset
@@ -105,11 +105,8 @@ def test_subsamples_are_measured_as_if_they_were_alone() -> None:
         part = labels(900).of(draw)
         alone = measure_layer(points[draw], part, settings).values
         assert values == pytest.approx(alone, rel=1e-9, abs=1e-12, nan_ok=True)
-    low, high = found.extremes("ari_subjects")
-    assert 0 < low < high < 1
-    known, *rest = found.subsamples
-    first = replace(found, subsamples=({**known, "kindred": math.nan}, {**rest[0], "kindred": 2.0}))
-    assert first.extremes("kindred") == (2.0, 2.0)  # of those in which it is known
+    drawn = [values["ari_subjects"] for values in found.subsamples]
+    assert 0 < min(drawn) < max(drawn) < 1
     assert found.values == measure_layer(points, labels(900), settings).values
 
 
@@ -148,7 +145,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_folder_is_measured_in_the_order_of_its_layers(folder: Path) -> None:
     settings = GeometrySettings(draws=2)
-    landscape, layers = measure_folder(folder, folder.parent / "labels.csv", settings)
+    landscape = measure_folder(folder, folder.parent / "labels.csv", settings)
     assert landscape.layer == (1, 2, 10) and landscape.subjects == 4
     for number, curve in zip((1, 2, 10), landscape.curves["intrinsic_dimension"], strict=True):
         assert (
@@ -157,8 +154,9 @@ def test_a_folder_is_measured_in_the_order_of_its_layers(folder: Path) -> None:
                 "intrinsic_dimension"
             ]
         )
-    assert [len(layer.subsamples) for layer in layers] == [2, 2, 2]
     assert landscape.tree and landscape.tree.layer == 1 and landscape.model == "given"
+    drawn = draw_subsamples(SIZE, 2, 0.8)
+    layers = [measure_layer(blobs(n), labels(), settings, drawn) for n in (1, 2, 10)]
     assert [draw.curves["core_fraction"] for draw in landscape.draws] == [
         tuple(layer.subsamples[number]["core_fraction"] for layer in layers) for number in (0, 1)
     ]
@@ -191,12 +189,12 @@ def test_the_command_writes_a_landscape_and_prints_intervals(folder: Path) -> No
 def test_what_the_papers_script_leaves_is_measured(folder: Path) -> None:
     """Its files beside a layer are no layers, and its layer 0 is the same for all prompts."""
     settings, labels_file = GeometrySettings(draws=0), folder.parent / "labels.csv"
-    alone, _ = measure_folder(folder, labels_file, settings)
+    alone = measure_folder(folder, labels_file, settings)
     for name in ("dist", "index", "inverse", "mus"):
         np.save(folder / f"l1_target_{name}.npy", np.arange(6))
     torch.save(torch.ones(SIZE, 5, dtype=torch.bfloat16), folder / "l0_target.pt")
-    found, measured = measure_folder(folder, labels_file, settings)
-    assert found == alone and len(measured) == 3
+    found = measure_folder(folder, labels_file, settings)
+    assert found == alone and found.layer == (1, 2, 10)
     torch.save(torch.ones(SIZE, 5), folder / "l3_target.pt")
     with pytest.raises(DatasetError, match=r"l3_target\.pt: all its rows are the same"):
         measure_folder(folder, labels_file, settings)
@@ -215,7 +213,7 @@ def test_letters_given_beside_the_labels_have_an_accuracy(folder: Path) -> None:
         writer = csv.writer(out)
         writer.writerow(["given", "subject", "answer"])
         writer.writerows([one, *row.values()] for one, row in zip(given, rows, strict=True))
-    found, _ = measure_folder(folder, file, settings)
+    found = measure_folder(folder, file, settings)
     right = np.array(given) == np.array(labels().answers)
     assert found.accuracy == right.mean() == 0.25
     for draw, chosen in zip(found.draws, draw_subsamples(SIZE, 2, 0.8), strict=True):
@@ -233,7 +231,7 @@ def test_the_overlap_with_another_folder(folder: Path) -> None:
     for number in (1, 2, 10):
         np.save(other / f"{number}.npy", blobs(number + 20).float().numpy())
     settings = GeometrySettings(draws=2, overlap_k=12)
-    found, _ = measure_folder(folder, file, settings, other)
+    found = measure_folder(folder, file, settings, other)
     for place, number in enumerate((1, 2, 10)):
         one, two = (
             np.linalg.norm(points[:, None] - points[None], axis=2).argsort(axis=1)[:, 1:13]
@@ -242,9 +240,28 @@ def test_the_overlap_with_another_folder(folder: Path) -> None:
         shares = [len({*mine} & {*theirs}) / 12 for mine, theirs in zip(one, two, strict=True)]
         assert found.curves[OVERLAP][place] == pytest.approx(np.mean(shares))
     assert 0 < found.draws[0].curves[OVERLAP][0] < 1 and found.origin["before"] == "other"
+    # So does the command, which prints the overlaps of the draws too.
+    out = folder.parent / "landscape.json"
+    given = ["measure", str(folder), "--labels", str(file), "--before", str(other)]
+    asked = [*given, "--subsamples", "2", "--overlap-k", "12", "--out", str(out)]
+    done = CliRunner().invoke(commands, asked, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert Landscape.from_json(out.read_text()).curves[OVERLAP] == found.curves[OVERLAP]
+    shown = [line.split() for line in done.stdout.splitlines() if OVERLAP in line]
+    for line, *values in zip(shown, found.curves[OVERLAP], *both(found), strict=True):
+        assert [float(part) for part in (line[3], line[4], line[6])] == pytest.approx(
+            [values[0], min(values[1:]), max(values[1:])], abs=1e-4
+        )
+    refused([*given, "--overlap-k", "240"], "240 rows, but the geometry needs 241", folder)
+    np.save(other / "2.npy", np.full((SIZE, 5), np.nan))
+    refused(given, "2.npy: holds NaN", folder)
     (other / "2.npy").unlink()
     with pytest.raises(DatasetError, match=r"other: has no layer 2, but .*layer-2\.pt is one"):
         measure_folder(folder, file, settings, other)
+
+
+def both(found: Landscape) -> list[tuple[float, ...]]:
+    return [draw.curves[OVERLAP] for draw in found.draws]
 
 
 def test_geometry_can_be_asked_for_otherwise(folder: Path) -> None:
@@ -259,7 +276,10 @@ def test_geometry_can_be_asked_for_otherwise(folder: Path) -> None:
     expected = measure_layer(blobs(1), labels(), settings).values
     assert written["curves"]["density_peaks"][0] == expected["density_peaks"]
     assert written["curves"]["intrinsic_dimension"][0] == expected["intrinsic_dimension"]
-    refused([*given[:3], str(folder.parent / "labels.csv"), "--id-k", "5"], "id_k is 5", folder)
+    least = [*given[:4], "--out", str(out), "--neighbors", "32"]  # no draws, which need more
+    assert CliRunner().invoke(commands, least, catch_exceptions=False).exit_code == 0
+    refused([*given[:4], "--neighbors", "31"], "give 32 or more", folder)
+    refused([*given[:4], "--id-k", "5"], "id_k is 5", folder)
     refused([*given[:4], "--measure-overlap"], "--measure-overlap is of a model", folder)
     refused(["measure", "--before", str(folder)], "--before and --subsamples need FOLDER", folder)
 
@@ -352,6 +372,7 @@ def test_a_folder_must_say_which_layers_it_holds(
         ("", "no column 'subject'"),
         ("subject,answer\nx,A\ny\n", "row 2 has no answer"),
         ("subject,answer\n,A\n", "row 1 has no subject"),
+        ("subject,answer\n", "has no rows"),
     ],
 )
 def test_bad_labels_are_named(tmp_path: Path, text: str, message: str) -> None:

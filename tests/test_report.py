@@ -215,7 +215,7 @@ def test_every_figure_of_the_page_is_a_file_too(page: Path) -> None:
     files = sorted((page.parent / "figures").iterdir())
     assert len(files) == Page(page.read_text()).tags.count("figure") > 20
     assert all(file.read_bytes().startswith(b"%PDF") for file in files)
-    assert {"small-ari_subjects.pdf", "small-controls.pdf"} < {file.name for file in files}
+    assert {"ari_subjects-small.pdf", "controls-small.pdf"} < {file.name for file in files}
     assert files[0].stat().st_size > 3000
     again = Report([RUN]).panels.write(page.parent / "figures")
     assert sorted(again) == files  # in place of what was there
@@ -232,7 +232,7 @@ def test_the_page_needs_nothing_else_and_escapes_what_it_shows(page: Path) -> No
     assert page.stat().st_size < 5_000_000
     # A panel a quantity of the model, and of those that the reference has; a dendrogram a
     # condition; the controls' and the checkpoints'.
-    assert found.tags.count("img") == len(figures.QUANTITIES) + 5 + 4 + 1 + 1
+    assert found.tags.count("img") == len(figures.QUANTITIES) + 5 + 4 + 1 + 2
     assert "Traceback" not in found.text and "Warning" not in found.text
 
 

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.cases import cases_of
+from fixtures.request import Request
 from harness.errors import RecordError
 from harness.landscape import CURVES, Landscape
+from harness.protocol import ExtractionSettings, Subset
 from reports.run import Run, read_run, read_runs
 from reports.view import Report
 from tests.invented import RUN, landscape, verdict
@@ -167,7 +170,8 @@ def test_a_run_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_landscapes_that_nobody_judged_are_a_run_too(tmp_path: Path) -> None:
     conditions = ("0-shot", "5-shot")
     made = [landscape(name, draws=()) for name in conditions]
-    made[1] = replace(made[1], origin={"questions": 40, "cost": {"device": "cpu"}, "only": "here"})
+    own = {"cost": {"device": "cpu"}, "recorded": 5, "versions": {"torch": "2"}}
+    made[1] = replace(made[1], origin={"questions": 40} | own)
     files = [tmp_path / "results" / f"landscape-small-{name}.json" for name in conditions]
     files[0].parent.mkdir()
     for file, one in zip(files, made, strict=True):
@@ -176,7 +180,11 @@ def test_landscapes_that_nobody_judged_are_a_run_too(tmp_path: Path) -> None:
     run = read_run(files[0].parent)
     assert [one.condition for one in run.landscapes] == list(conditions)
     assert run.environment["settings"] == {
-        "questions": 40, "command": "landscape measure", "device": "cpu", "not_measured": [],
+        "command": "landscape measure", "device": "cpu", "not_measured": [],
+        "origin": {"questions": 40},
+        "origin of": {
+            "small, 0-shot": {}, "small, 5-shot": {"recorded": 5, "versions": {"torch": "2"}},
+        },
     }  # fmt: skip
     assert read_runs([files[0].parent]) == [run] == read_runs(files)
     report = Report([run])
@@ -192,8 +200,34 @@ def test_landscapes_that_nobody_judged_are_a_run_too(tmp_path: Path) -> None:
     other.write_text(replace(made[0], accuracy=0.1).to_json())
     with pytest.raises(RecordError, match=r"other\.json: has other curves of small, 0-shot"):
         read_runs([*files, other])
-    with pytest.raises(RecordError, match=r"results\.json: cannot be read"):
+    (tmp_path / "results" / "landscape-damaged.json").write_text("{")
+    with pytest.raises(RecordError, match=r"landscape-damaged\.json: is not JSON"):
+        read_run(tmp_path / "results")
+
+
+def test_a_folder_of_other_files_is_no_run(tmp_path: Path) -> None:
+    for name in ("settings.json", "notes.json"):
+        (tmp_path / name).write_text("{")
+    with pytest.raises(RecordError, match=r"has no results\.json of the claims, and no landscape"):
         read_run(tmp_path)
+    (tmp_path / "mine.json").write_text(landscape("0-shot").to_json())
+    assert [one.condition for one in read_run(tmp_path).landscapes] == ["0-shot"]
+
+
+@pytest.mark.parametrize("key", ["ExtractionSettings", "GeometrySettings", "questions_fingerprint"])
+def test_landscapes_that_were_not_measured_alike_are_not_judged_together(
+    tmp_path: Path, key: str
+) -> None:
+    conditions = {"0-shot": "x", "5-shot": "y", "fine-tuned@10": "z"}
+    for name, value in conditions.items():
+        one = landscape(name, origin={key: value})
+        (tmp_path / f"landscape-{name}.json").write_text(one.to_json())
+    asked = Request(None, None, None, (0,), Subset(), ExtractionSettings(), tmp_path)
+    with pytest.raises(RecordError, match=f"5-shot of small was measured otherwise.*{key} differs"):
+        cases_of(replace(asked, recorded=(tmp_path,)))
+    (tmp_path / "landscape-5-shot.json").unlink()  # checkpoints may be asked other questions
+    (case,) = cases_of(replace(asked, recorded=(tmp_path,)))
+    assert set(case.landscapes().own) == {"0-shot", "fine-tuned@10"}
 
 
 def test_landscapes_that_a_cluster_measured_are_judged(tmp_path: Path) -> None:

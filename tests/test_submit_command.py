@@ -143,6 +143,7 @@ def test_all_jobs_compute_in_one_precision_wherever_they_run(
         (["--slurm", "account"], "--slurm is 'account'; give KEY=VALUE"),
         (["--slurm", "array=1-4"], "array is set by the jobs"),
         (["--slurm", "nodes=2"], "nodes is set by the jobs"),
+        (["--on-training"], "No such option"),
         (["--", "--epochs", "4"], "--epochs: options after -- need --fine-tune"),
         (["--fine-tune", "--adapter", "a"], "--fine-tune makes an adapter; leave out --adapter"),
         (["--adapter", "./nowhere"], "nowhere: no adapter_config.json"),

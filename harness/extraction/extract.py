@@ -260,7 +260,8 @@ def _progress(
 
         def advance(count: int) -> None:
             nonlocal done
-            if log_every and (done + count) // log_every > done // log_every:
+            passed = log_every and (done + count) // log_every > done // log_every
+            if log_every and (passed or done + count == total):
                 logger.info("%s: %d of %d prompts", description, done + count, total)
             done += count
             bar.update(count)

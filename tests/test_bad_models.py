@@ -147,7 +147,7 @@ def test_a_full_gpu_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def fill(*given: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
-    monkeypatch.setattr("harness.experiment_commands.check_landscape", lambda *_: None)
+    monkeypatch.setattr("harness.experiment_commands.check_landscape", lambda *_, **__: None)
     monkeypatch.setattr(Experiment, "representations", fill)
     given = ["measure", "--model", MODEL, "--mmlu", QUESTIONS, "--store", str(tmp_path / "store")]
     refused(given, "the GPU's memory is full (CUDA out of memory. Tried", tmp_path)

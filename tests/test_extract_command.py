@@ -98,6 +98,14 @@ def test_a_dry_run_counts_what_there_is_to_compute(tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
 
 
+def test_lines_in_the_log_are_ours_and_come_to_an_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(tmp_path, "--logging-steps", "1000")
+    assert [one.name.partition(".")[0] for one in caplog.records] == ["harness"]
+    assert caplog.messages[0].endswith("32 of 32 prompts")
+
+
 def test_equal_prompts_once() -> None:
     assert first_of_each(["a", "b", "a", "c", "b"]) == [0, 1, 3]
 
@@ -234,8 +242,10 @@ def test_two_exports_into_one_folder_do_not_mix(tmp_path: Path) -> None:
 
 
 def test_a_wrong_adapter_is_named(adapter: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"no adapter_config.json .* --checkpoint"):
-        run(tmp_path, "--adapter", str(adapter))
+    # No checkpoint, or one that was not kept: the message tells which there are.
+    for given in ([], ["--checkpoint", "step-1"]):
+        with pytest.raises(ModelError, match=r"no adapter_config.json .* --checkpoint .*step-10"):
+            run(tmp_path, "--adapter", str(adapter), *given)
     assert not (tmp_path / "store").exists()
 
 

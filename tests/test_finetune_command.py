@@ -201,15 +201,15 @@ def test_an_output_folder_of_another_training_is_refused_before_training(tmp_pat
     (tmp_path / "named").symlink_to(QUESTIONS)
     assert run(tmp_path, *quick, "--mmlu", str(tmp_path / "named")) == tmp_path / "out"
     before = list((tmp_path / "store" / "adapters").iterdir())
-    with pytest.raises(UserError, match="holds another training"):
+    with pytest.raises(UserError, match=r"holds another training \(other settings\)"):
         run(tmp_path, *quick, "--seed", "1")
     record = json.loads((tmp_path / "out" / "training.json").read_text())
-    for field, value in (
-        ("version", 0),
-        ("trained_on", record["trained_on"] | {"fingerprint": "x"}),
+    for field, value, what in (
+        ("version", 0, "version"),
+        ("trained_on", record["trained_on"] | {"fingerprint": "x"}, "questions"),
     ):
         (tmp_path / "out" / "training.json").write_text(json.dumps(record | {field: value}))
-        with pytest.raises(UserError, match="holds another training"):
+        with pytest.raises(UserError, match=rf"holds another training \(other {what}\)"):
             run(tmp_path, *quick)
     assert list((tmp_path / "store" / "adapters").iterdir()) == before
 

@@ -13,7 +13,7 @@ from nbconvert.preprocessors import ExecutePreprocessor
 from harness.disk import explained, write_whole
 from harness.errors import RecordError, first_line
 from reports.pages import TEMPLATES
-from reports.run import read_runs
+from reports.reading import read_runs
 from reports.view import Report
 
 NOTEBOOK = Path(__file__).with_name("template.ipynb")

@@ -16,7 +16,8 @@ from harness.errors import RecordError
 from harness.landscape import CURVES, Draw, Landscape, LayerDendrogram
 from harness.published import read_published
 from harness.training_record import RECORD, record_of
-from reports.run import Run, read_run
+from reports.reading import read_run
+from reports.run import Run
 from reports.view import Report
 from tests.trying import in_both_modes
 

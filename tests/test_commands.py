@@ -18,7 +18,8 @@ from fixtures.request import Request
 from harness.errors import ModelError, NoModelError, SettingsError
 from harness.protocol import ExtractionSettings, Subset
 from harness.published import read_published
-from reports.run import AUTHORS_CURVES, Run, read_run
+from reports.reading import read_run
+from reports.run import AUTHORS_CURVES, Run
 from tests.running import MODEL, QUESTIONS, ROOT, run
 
 

@@ -32,7 +32,8 @@ from harness.questions.mmlu import load_questions
 from harness.robustness import GRID, varied_landscapes
 from harness.store import Store
 from harness.tokenizer import load_tokenizer
-from reports.run import Run, read_run
+from reports.reading import read_run
+from reports.run import Run
 from reports.verdict import Direction, Outcome, Verdict
 
 

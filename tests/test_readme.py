@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from fixtures.terminal import verdict_lines
-from reports.run import read_run
+from reports.reading import read_run
 from reports.verdict import Outcome
 from tests.invented import verdict
 

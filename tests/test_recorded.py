@@ -8,7 +8,7 @@ import pytest
 
 from harness.errors import RecordError
 from harness.published import PUBLISHED
-from reports.run import read_run, read_runs
+from reports.reading import read_run, read_runs
 from reports.verdict import Outcome, Verdict
 from reports.view import Report
 from tests.running import ROOT, Command

@@ -13,7 +13,8 @@ from fixtures.request import Request
 from harness.errors import RecordError
 from harness.landscape import CURVES, Landscape
 from harness.protocol import ExtractionSettings, Subset
-from reports.run import Run, read_run, read_runs
+from reports.reading import read_run, read_runs
+from reports.run import Run
 from reports.view import Report
 from tests.invented import RUN, landscape, verdict
 from tests.running import Command

@@ -17,7 +17,8 @@ from harness.landscape import CURVES, Landscape
 from harness.measure_folder import read_points
 from harness.models import load_model, model_fingerprint
 from harness.tokenizer import load_tokenizer
-from reports.run import Run, read_run
+from reports.reading import read_run
+from reports.run import Run
 
 ROOT = Path(__file__).parents[1]
 MODEL, QUESTIONS = str(TOY / "model"), str(TOY / "questions")

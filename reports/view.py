@@ -137,14 +137,20 @@ class Report:
         return list(dict.fromkeys(other.name for one in judged for other in getattr(one, kind)))
 
     def measured(self) -> list[dict[str, Any]]:
-        """Return what was measured, a table a model and condition."""
+        """Return what was measured, a table a model and condition.
+
+        `peaks` is the range of the number of density peaks over layers, in words.
+        """
         found = []
         for model in self.models:
             for one in self.panels.plain(model):
                 cost, trained = (one.origin.get(name) for name in ("cost", "trained_on"))
+                peaks = one.curves["density_peaks"] if one.has("density_peaks") else ()
+                known = [int(count) for count in peaks if math.isfinite(count)]
                 found.append(
                     {
                         "landscape": one,
+                        "peaks": f"{min(known)} to {max(known)}" if known else "",
                         "cost": cost if isinstance(cost, dict) else {},
                         "trained_on": trained if isinstance(trained, dict) else {},
                     }

@@ -98,6 +98,23 @@ def test_a_curve_that_few_have_is_shown_of_those() -> None:
     assert "with: share of" in text and "without: share of" not in text and "own curves" not in text
 
 
+def test_the_peaks_are_told_of_which_all_else_is_made() -> None:
+    curves = landscape("0-shot").curves
+    some = {
+        "0-shot": (1.0, 1.0, 1.0, 1.0),
+        "1-shot": (3.0, math.nan, 12.0, 2.0),
+        "5-shot": (math.nan,) * 4,
+    }
+    shown = [
+        landscape(name, curves={**curves, "density_peaks": peaks}, draws=())
+        for name, peaks in some.items()
+    ]
+    report = Report([replace(RUN, landscapes=shown)])
+    assert [row["peaks"] for row in report.measured()] == ["1 to 1", "2 to 12", ""]
+    for template in ("measured.html", "report.md"):
+        assert "2 to 12" in report.show(template)
+
+
 def test_the_markdown_has_every_verdict_in_whole_tables(tmp_path: Path) -> None:
     RUN.write_record(tmp_path / "record.json")
     render([tmp_path / "record.json"], tmp_path)

@@ -141,9 +141,7 @@ def measure(
         for name, values in landscape.curves.items() if subsamples else ():
             if math.isnan(values[place]):  # what is kindred is known of MMLU's subjects only
                 continue
-            drawn = (draw.curves[name][place] for draw in landscape.draws)
-            known = [value for value in drawn if not math.isnan(value)]
-            low, high = (end(known, default=math.nan) for end in (min, max))
+            low, high = landscape.extremes(name)[place]
             click.echo(
                 f"layer {layer:3} {name:20} {values[place]:10.4f} {low:10.4f} to {high:10.4f}"
             )

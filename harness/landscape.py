@@ -171,6 +171,18 @@ class Landscape:
         low[~np.isfinite(low)], high[~np.isfinite(high)] = math.nan, math.nan
         return low, high
 
+    def extremes(self, name: str) -> list[tuple[float, float]]:
+        """Return a curve's smallest and largest value, a layer, of the draws that know it; or NaN.
+
+        Raises KeyError for a curve that was not measured.
+        """
+        drawn = [draw.curves[name] for draw in self.draws]
+        found = []
+        for place in range(len(self.layer)):
+            known = [values[place] for values in drawn if not math.isnan(values[place])]
+            found.append((min(known, default=math.nan), max(known, default=math.nan)))
+        return found
+
     @property
     def accuracy_interval(self) -> tuple[float, float] | None:
         """The accuracy's 95 % interval, as `interval_of` has it; None where it is not known."""

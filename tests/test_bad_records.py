@@ -251,6 +251,8 @@ def test_old_verdicts_never_stand_beside_new_curves(
     with pytest.raises(KeyboardInterrupt):
         run.write_folder(tmp_path)
     assert not list(tmp_path.iterdir())
+    with pytest.raises(RecordError, match=r"has no results\.json"):
+        read_run(tmp_path)
 
 
 def test_peaks_of_nothing_are_refused(tmp_path: Path) -> None:

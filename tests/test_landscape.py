@@ -183,3 +183,13 @@ def test_a_second_run_computes_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     before = replace(experiment(), model=str(copy)).fingerprint
     (copy / "config.json").write_text((copy / "config.json").read_text() + " ")
     assert replace(experiment(), model=str(copy)).fingerprint != before
+
+
+def test_extremes_are_of_the_draws_in_which_a_value_is_known() -> None:
+    draws = tuple(
+        Draw({"kindred": values}) for values in ((math.nan, 1.0), (2.0, 3.0), (5.0, math.nan))
+    )
+    made = Landscape("m", "c", (1, 2), {"kindred": (9.0, 9.0)}, 2, draws=draws)
+    assert made.extremes("kindred") == [(2.0, 5.0), (1.0, 3.0)]
+    unknown = Landscape("m", "c", (1,), {"kindred": (9.0,)}, 2).extremes("kindred")
+    assert all(map(math.isnan, unknown[0]))

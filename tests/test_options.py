@@ -1,5 +1,6 @@
 """What the options of `pytest claims` ask for."""
 
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -8,8 +9,8 @@ import pytest
 from fixtures.cases import cases_of
 from fixtures.options import collects_a_part, judges_claims, wants_gpu
 from fixtures.request import FineTuneRequest, Request
-from harness.protocol import ExtractionSettings, Subset
-from tests.running import ROOT
+from harness.protocol import ExtractionSettings, FineTuning, Subset
+from tests.running import MODEL, QUESTIONS, ROOT
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,21 @@ def test_each_of_the_papers_models_is_fine_tuned_as_the_paper_did(tmp_path: Path
         "llama-3-70b": (40, 4, 128, 32, 1e-4),
         "mistral-7b": (40, 6, 64, 16, 2e-4),
     }  # fmt: skip
+
+
+def test_a_fine_tuning_is_the_presets_but_for_what_is_asked(tmp_path: Path) -> None:
+    asked = Request(
+        MODEL, QUESTIONS, None, (0,), Subset(), ExtractionSettings(), tmp_path,
+        FineTuneRequest("llama-2", epochs=1, checkpoints=1), train_from_test=3,
+    )  # fmt: skip
+    (found,) = (case.fine_tuned for case in cases_of(asked))
+    assert found and found.settings == FineTuning(epochs=1, checkpoints=1)
+    epoch = -(-len(found.questions.questions) // 16)
+    assert found.kept_steps == [1, epoch]
+    none = replace(asked, fine_tune=FineTuneRequest("llama-2", checkpoints=0))
+    (other,) = (case.fine_tuned for case in cases_of(none))
+    assert other and other.settings == FineTuning(epochs=4, checkpoints=0)
+    assert other.kept_steps == [4 * epoch]  # the llama-2 preset has four
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,9 @@ DATASET_OPTION = click.option(
 LAYOUT_OPTION = click.option(
     "--dataset-name", type=click.Choice(["mmlu"]), expose_value=False, help="The layout."
 )
+# Heard, and without effect: transformers 5 has the fast tokenizers only.
 SLOW_TOKENIZER_OPTION = click.option(
-    "--use-slow-tokenizer", is_flag=True, help="Not the fast one, if there are two."
+    "--use-slow-tokenizer", is_flag=True, expose_value=False, hidden=True
 )
 WORKERS_OPTION = click.option(
     "--preprocessing-num-workers", type=COUNT, help="Processes that tokenize."
@@ -233,7 +234,6 @@ def experiment_of(options: dict[str, Any]) -> tuple[Experiment, PromptFormat]:
         condition=condition,
         on_training=options["on_training"],
         tokenizer=options["tokenizer"],
-        fast_tokenizer=not options["use_slow_tokenizer"],
         attention=options["attention"],
         device_map=options["device_map"],
         offload=options["offload_folder"],

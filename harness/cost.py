@@ -1,4 +1,4 @@
-"""What it cost to make a thing that the store keeps: time, on which device."""
+"""What it cost to make a thing that the store keeps: time, on which device, with which versions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from harness.disk import write_whole
 from harness.errors import UserError
 
 FILE = "cost.json"
+MADE_WITH = ("torch", "transformers")
 
 
 @contextmanager
@@ -38,11 +40,13 @@ def _add(folder: Path, started: float, device: str) -> None:
     if folder.is_dir() and any(path.name != FILE for path in folder.iterdir()):
         before = read_cost(folder).get("seconds")
         seconds = time.monotonic() - started + (before if isinstance(before, float) else 0.0)
-        write_whole(folder / FILE, json.dumps({"seconds": seconds, "device": device}) + "\n")
+        versions = {name: version(name) for name in MADE_WITH}
+        told = {"seconds": seconds, "device": device, "versions": versions}
+        write_whole(folder / FILE, json.dumps(told) + "\n")
 
 
 def read_cost(folder: Path) -> dict[str, Any]:
-    """Return the seconds and the device that `folder` has cost; nothing if that was not kept.
+    """Return the seconds, the device and the versions of `folder`; nothing if that was not kept.
 
     Raises OSError if it cannot be read.
     """
@@ -52,3 +56,13 @@ def read_cost(folder: Path) -> dict[str, Any]:
     except ValueError:  # of a run that was stopped, and damaged: no reason to compute again
         found = {}
     return found if isinstance(found, dict) else {}
+
+
+def made_with(folder: Path) -> dict[str, str]:
+    """Return the versions that made what is in `folder`, by the names of MADE_WITH.
+
+    Raises OSError as `read_cost` does.
+    """
+    kept = read_cost(folder).get("versions")
+    known = kept if isinstance(kept, dict) else {}
+    return {name: str(known.get(name, "not recorded")) for name in MADE_WITH}

@@ -65,7 +65,7 @@ def extract(out_dir: Path | None, remove_duplicates: bool, dry_run: bool, **opti
     if out_dir:
         prompts = experiment.prompts(prompt)
         kept = first_of_each(prompts) if remove_duplicates else range(len(prompts))
-        settings = experiment.origin(prompt)
+        settings = experiment.origin(prompt, folder)
         export(folder, questions, kept, accuracy, settings, out_dir)
     click.echo(out_dir or folder)
 

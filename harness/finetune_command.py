@@ -318,7 +318,6 @@ def training_of(options: Mapping[str, Any]) -> FineTuned:
         ExtractionSettings(max_length=settings.max_length, precision=settings.precision),
         most_shots=0,
         tokenizer=options["tokenizer"],
-        fast_tokenizer=not options["use_slow_tokenizer"],
         attention="flash_attention_2" if options["use_flash_attn"] else options["attention"],
         budgets=Budgets(
             prompts=options["per_device_eval_batch_size"],

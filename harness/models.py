@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import json
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -22,6 +23,7 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.utils import (
+    SAFE_WEIGHTS_INDEX_NAME,
     cached_file,
     extract_commit_hash,
     is_flash_attn_2_available,
@@ -35,6 +37,7 @@ from harness.errors import ModelError, NoModelError, first_line
 if TYPE_CHECKING:
     from peft import PeftModel
 
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 FLASH_CAPABILITY = (8, 0)  # of a GPU: Ampere, the first that flash-attention 2 runs on
 
 
@@ -80,6 +83,8 @@ def load_model(
     if offload:
         options["offload_folder"] = str(offload)
     where = check_name(name)
+    if os.path.isdir(where):
+        _weights_elsewhere(Path(where))
     try:
         with _without_reports():
             model, found = AutoModelForCausalLM.from_pretrained(
@@ -104,6 +109,14 @@ def load_model(
         raise ModelError(
             f"{name}: its safetensors have {key!r} of shape {tuple(stored)}, its config.json asks "
             f"for {tuple(wanted)}; give files that belong together"
+        )
+    if found["unexpected_keys"]:
+        # Some models come with more than is meant to be loaded, such as heads for more tokens.
+        unused = sorted(found["unexpected_keys"])
+        warnings.warn(
+            f"{name}: has no place for {len(unused)} of the tensors in its safetensors, such as "
+            f"{unused[0]!r}; they are not used",
+            stacklevel=2,
         )
     if adapter:
         model = _with_adapter(model, adapter)
@@ -178,7 +191,7 @@ def _spread(
 
 
 def _with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
 
     check_adapter(adapter)
     if "disk" in getattr(model, "hf_device_map", {}).values():
@@ -198,6 +211,13 @@ def _with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
         raise ModelError(f"{adapter}: does not fit the model ({first_line(error)})") from error
     if adapted.active_peft_config.is_prompt_learning:
         raise ModelError(f"{adapter}: learns a prompt; give an adapter of the weights, as LoRA is")
+    known = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    with safe_open(adapter / ADAPTER_WEIGHTS, "pt") as file:
+        unused = {key for key in file.keys() if "lora_" in key} - known.keys()
+    if unused:
+        raise ModelError(
+            f"{adapter}: does not fit the model, which has no place for {min(unused)!r}"
+        )
     # The adapter's layers are put into the model itself, which is what the harness knows.
     base = adapted.get_base_model()
     for parameter in base.parameters():
@@ -303,7 +323,7 @@ def _hub_commit(name: str, files: Sequence[str]) -> str:
 
 def check_adapter(adapter: Path) -> None:
     """Raise ModelError if `adapter` is not the folder of a PEFT adapter in safetensors."""
-    for file in ("adapter_config.json", "adapter_model.safetensors"):
+    for file in ("adapter_config.json", ADAPTER_WEIGHTS):
         if not os.path.isfile(adapter / file):
             beside = [folder for folder in (adapter, adapter.parent) if os.path.isdir(folder)]
             near = {one.parent.name for folder in beside for one in folder.glob(f"*/{file}")}
@@ -323,12 +343,34 @@ def adapter_fingerprint(adapter: Path) -> str:
 def _digest(folder: Path) -> str:
     names = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")  # the last: tokenizers
     files = sorted(file for name in names for file in folder.glob(name))
+    files += _weights_elsewhere(folder)
     stats = [file.stat() for file in files]
     return _digest_of(
         tuple(
             (file, stat.st_size, stat.st_mtime_ns) for file, stat in zip(files, stats, strict=True)
         )
     )
+
+
+def _weights_elsewhere(folder: Path) -> list[Path]:
+    """Return the files of weights that a model's index names in folders below its own, sorted.
+
+    Raises ModelError for one that is not below it: the index would lead out of the folder.
+    """
+    index = folder / SAFE_WEIGHTS_INDEX_NAME
+    try:
+        named = json.loads(index.read_text("utf-8"))["weight_map"].values()
+        parts = {Path(name).parts for name in named}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return []  # there is none, or transformers says what is wrong with it
+    for path in parts:
+        if ".." in path or Path(*path).is_absolute():
+            raise ModelError(
+                f"{index}: names {str(Path(*path))!r}, which is not in its folder; give the whole "
+                "model in one folder"
+            )
+    inner = [folder.joinpath(*path) for path in sorted(parts) if len(path) > 1]
+    return [file for file in inner if file.is_file()]
 
 
 @cache  # all conditions, controls and checkpoints ask for it

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from harness.accuracy import Accuracy
-from harness.cost import counted, read_cost
+from harness.cost import counted, made_with, read_cost
 from harness.device import default_device, device_name
 from harness.errors import SettingsError
 from harness.landscape import Landscape
@@ -56,7 +56,7 @@ class Experiment:
     adapter: the folder of a PEFT adapter that the model has; condition: its name then.
     on_training: the questions are those that trained the adapter; without it, none of them may be.
     control: the null control that this is; its default is none.
-    tokenizer: of another folder or hub name than the model; fast_tokenizer: the fast one.
+    tokenizer: of another folder or hub name than the model.
     attention, device_map, offload: see `load_model`.
     budgets, log_every: see `extract_into`.
     """
@@ -73,7 +73,6 @@ class Experiment:
     on_training: bool = False
     control: Control = field(default_factory=Control)
     tokenizer: str | None = None
-    fast_tokenizer: bool = True
     attention: str = "auto"
     device_map: str | None = None
     offload: Path | None = None
@@ -99,8 +98,6 @@ class Experiment:
             warn_of_another_model(self.adapter, self._training or {}, self.model, parts[0])
         if self.tokenizer:
             parts.append(f"tokenizer {model_fingerprint(self.tokenizer, None)}")
-        if not self.fast_tokenizer:
-            parts.append("slow tokenizer")
         return "; ".join(parts)
 
     def prompts(self, prompt: PromptFormat) -> list[str]:
@@ -245,7 +242,7 @@ class Experiment:
         """The tokenizer. Raises ModelError."""
         from harness.tokenizer import load_tokenizer
 
-        return load_tokenizer(self.tokenizer or self.model, self.fast_tokenizer)
+        return load_tokenizer(self.tokenizer or self.model)
 
     @cached_property
     def _loaded(self):  # type: ignore[no-untyped-def]
@@ -293,16 +290,19 @@ class Experiment:
             "training": (self._training or {}).get("seconds"),
             "device": read_cost(folder).get("device"),
         }
-        return replace(found, origin=self.origin(prompt) | {"cost": cost})
+        return replace(found, origin=self.origin(prompt, folder) | {"cost": cost})
 
-    def origin(self, prompt: PromptFormat) -> dict[str, Any]:
+    def origin(self, prompt: PromptFormat, folder: Path | None = None) -> dict[str, Any]:
         """Return what the results in this condition come from: settings, bytes and versions.
+
+        folder: of the representations, which other versions may have made than there are now.
 
         Raises UserError as `extraction_key` does, and RecordError for a bad record of the adapter's
         training.
         """
         settings = self.subset, prompt, self.extraction, self.geometry, self.control
-        return origin(self.fingerprint, self.questions, prompt.shots > 0, settings, self._training)
+        found = origin(self.fingerprint, self.questions, prompt.shots > 0, settings, self._training)
+        return found | {"versions": found["versions"] | made_with(folder)} if folder else found
 
     @cached_property
     def _training(self) -> Table | None:

@@ -36,6 +36,11 @@ OURS = {
     "array", "dependency", "error", "job-name", "kill-on-invalid-dep", "nodes", "ntasks",
     "ntasks-per-node", "open-mode", "output", "requeue", "signal",
 }  # fmt: skip
+# What `Resources` and the jobs ask for, by the options of `submit`.
+ASKED = {
+    "time": "--time", "partition": "--partition", "cpus-per-task": "--cpus", "mem": "--memory",
+    "gpus-per-node": "--gpus",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -169,6 +174,8 @@ def parse_others(pairs: Sequence[str]) -> dict[str, str]:
         key = found[1].replace("_", "-")
         if key in OURS:
             raise SettingsError(f"--slurm {pair}: {key} is set by the jobs; leave it out")
+        if key in ASKED:
+            raise SettingsError(f"--slurm {pair}: {key} is set by {ASKED[key]}; give that")
         others[key] = found[2]
     return others
 

@@ -194,8 +194,7 @@ def _new_folders(*folders: Path) -> Iterator[None]:
 # What fine-tuning has in common with the extraction of its adapter: model, questions and store.
 # Other options of the same names need not mean the same, such as those of a batch's size.
 TRAINED_ON = {
-    "model", "tokenizer", "use_slow_tokenizer", "dataset", "per_subject", "train_from_test",
-    "store",
+    "model", "tokenizer", "dataset", "per_subject", "train_from_test", "store",
 }  # fmt: skip
 
 

@@ -14,14 +14,14 @@ from harness.questions.question import LETTERS
 Tokenizer = Any  # transformers' tokenizers share no typed base class
 
 
-def load_tokenizer(name: str, fast: bool = True) -> Tokenizer:
-    """Return the tokenizer of `name`; `fast`: the fast one, in Rust, if there is one.
+def load_tokenizer(name: str) -> Tokenizer:
+    """Return the tokenizer of `name`.
 
     Raises ModelError if there is none.
     """
     where = check_name(name, None)
     try:
-        return AutoTokenizer.from_pretrained(where, use_fast=fast, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(where, trust_remote_code=False)
     except Exception as error:  # the library raises a dozen kinds, and what matters is its text
         raise NoModelError(f"{name}: cannot load the tokenizer ({first_line(error)})") from error
 

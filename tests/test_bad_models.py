@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 
 from fixtures.cases import TOY
 from harness.cli import commands
-from harness.errors import NoModelError, UserError
-from harness.models import model_fingerprint
+from harness.errors import ModelError, NoModelError, UserError
+from harness.models import load_model, model_fingerprint
 from harness.pipeline import Experiment
 from harness.store import Store
 from harness.tokenizer import letter_tokens
@@ -49,8 +51,6 @@ def cut(name: str, share: float) -> Callable[[Path], None]:
 
 
 def without_a_tensor(folder: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     tensors = load_file(folder / "model.safetensors")
     del tensors["model.layers.3.mlp.up_proj.weight"]
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
@@ -86,6 +86,40 @@ def test_a_model_that_is_not_whole_is_refused(
     model = broken(tmp_path / "model", change)
     given = ["measure", "--model", model, "--mmlu", QUESTIONS, "--per-subject", "3"]
     refused([*given, "--store", str(tmp_path / "store")], f"{model}: ", tmp_path)
+
+
+def with_a_tensor_more(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.0.self_attn.q_proj.bias"] = torch.zeros(
+        len(tensors["model.layers.0.self_attn.q_proj.weight"])
+    )
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("change", "count", "name"),
+    [
+        (with_a_tensor_more, 1, "model.layers.0.self_attn.q_proj.bias"),
+        (configured(num_hidden_layers=7), None, "model.layers.7.input_layernorm.weight"),
+    ],
+)
+def test_of_weights_that_are_not_used_the_user_hears(
+    tmp_path: Path, change: Callable[[Path], None], count: int | None, name: str
+) -> None:
+    model = broken(tmp_path / "model", change)
+    with pytest.warns(UserWarning, match=f"has no place for {count or r'[0-9]+'} of .*'{name}'"):
+        load_model(model, "float32", torch.device("cpu"))
+
+
+def test_an_adapter_of_a_deeper_model_is_refused(tmp_path: Path) -> None:
+    deep = load_model(str(TOY / "model"), "float32", torch.device("cpu"))
+    get_peft_model(deep, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "a")
+    shallow = broken(tmp_path / "model", configured(num_hidden_layers=7))
+    with (
+        pytest.warns(UserWarning, match="has no place"),
+        pytest.raises(ModelError, match=r"a: does not fit the model, .*layers\.7\."),
+    ):
+        load_model(shallow, "float32", torch.device("cpu"), adapter=tmp_path / "a")
 
 
 def test_prompts_that_do_not_fit_are_refused_unless_they_may_be_cut(tmp_path: Path) -> None:

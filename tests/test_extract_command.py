@@ -10,8 +10,9 @@ from threading import Event, Thread
 import pytest
 import torch
 from click.testing import CliRunner
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from fixtures.cases import TOY
@@ -19,6 +20,7 @@ from harness.cli import commands
 from harness.errors import ModelError, SettingsError, UserError
 from harness.export import first_of_each, new_folder
 from harness.extraction import extract
+from harness.extraction import packed_weights as packing
 from harness.extraction.extract import _some_logits
 from harness.extraction.packed_weights import packed_weights
 from harness.extraction.shards import read_layer
@@ -347,6 +349,38 @@ def test_only_the_mlp_that_is_known_is_fused() -> None:
     with packed_weights(model, 64):
         assert "forward" not in vars(first)
         assert "forward" not in vars(second)
+
+
+def test_weights_that_an_adapter_reads_itself_are_not_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pack(linear: torch.nn.Linear, tokens: int) -> torch.Tensor:
+        """What packing does where the processor has matrix units: the plain weight is gone."""
+        kept = linear.weight.detach().clone()
+        linear.forward = lambda states: F.linear(states, kept, linear.bias)  # type: ignore
+        linear.weight.data = torch.empty(0)
+        return kept.to_mkldnn()
+
+    for name in ("plain", "dora"):
+        adapted = get_peft_model(
+            load_model(MODEL, "float32", CPU),
+            LoraConfig(r=4, target_modules=["q_proj"], use_dora=name == "dora"),
+        )
+        adapted.save_pretrained(tmp_path / name)
+        model = load_model(MODEL, "float32", CPU)
+        model = PeftModel.from_pretrained(model, str(tmp_path / name)).get_base_model().eval()
+        ids = torch.tensor([TOKENIZER(PROMPTS[1])["input_ids"]])
+        block = model.model.layers[0].self_attn
+        with torch.inference_mode(), monkeypatch.context() as patch:
+            plain = model(input_ids=ids).logits
+            patch.setattr(packing, "_helps", lambda module: type(module) is torch.nn.Linear)
+            patch.setattr(packing, "_pack", pack)
+            patch.setattr(packing, "fuse", lambda module, packed: False)
+            with packed_weights(model, 64):
+                assert block.k_proj.weight.numel() == 0  # other layers are
+                assert (block.q_proj.lora_A["default"].weight.numel() > 0) == (name == "dora")
+                torch.testing.assert_close(model(input_ids=ids).logits, plain)
+        assert block.k_proj.weight.numel() > 0
 
 
 def test_packed_weights_come_back_bit_for_bit() -> None:

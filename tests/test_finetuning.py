@@ -1,6 +1,7 @@
 """Fine-tuning against a plain loop, and what must not depend on how a training runs."""
 
 import math
+import warnings
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -241,6 +242,43 @@ def test_validation_is_counted_by_subject(tmp_path: Path) -> None:
     assert told.validation[0]["macro"] == pytest.approx(sum(means.values()) / len(means))
     hits = [hit for some in right.values() for hit in some]
     assert told.validation[0]["micro"] == pytest.approx(sum(hits) / len(hits))
+
+
+def test_accuracies_of_other_questions_are_left_out_of_a_training_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness.finetuning.train import _Training
+
+    step_of = _Training._step
+    stops = [2]
+
+    def stop(self, step):  # type: ignore[no-untyped-def]
+        if [step] == stops:
+            stops.clear()
+            raise Stopped
+        return step_of(self, step)
+
+    monkeypatch.setattr(_Training, "_step", stop)
+    examples = examples_of(LEARNT)
+    one, other = (
+        ValidationSet(examples[part], [name] * 9, letter_tokens(TOKENIZER))
+        for name, part in (("one", slice(9)), ("other", slice(9, 18)))
+    )
+    settings = FineTuning(**{**SETTINGS.__dict__, "max_steps": 4})
+    options = TrainingOptions(evaluations=4, save_every=1)
+    for folder, then, asked in (("same", one, {"one": 5}), ("unlike", other, {"other": 2})):
+        stops[:] = [2]
+        with pytest.raises(Stopped):
+            fine_tune(tmp_path / folder, toy(), examples, settings, options, one)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            found = fine_tune(tmp_path / folder, toy(), examples, settings, options, then)
+        assert ("are left out" in str([str(each.message) for each in told])) == (then is other)
+        subjects = [name for each in found.validation.values() for name in each["by_subject"]]
+        assert Counter(subjects) == asked
+    # The adapter is that of both.
+    files = [tmp_path / name / "final" / "adapter_model.safetensors" for name in ("same", "unlike")]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_no_evaluations_are_none_before_the_first_step_either(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from fixtures.cases import TOY
 from harness.errors import DatasetError, ModelError, RecordError
@@ -151,6 +153,46 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path, known: bool) ->
         with suppress(ModelError):  # refused, or loaded without that code
             load()
     assert not run.exists()
+
+
+def sharded(folder: Path, place: str) -> Path:
+    """The toy with an index that names one file of weights, at `place` from its folder."""
+    shutil.copytree(MODEL, folder)
+    weights = folder / "model.safetensors"
+    with safe_open(weights, "pt") as file:
+        names = list(file.keys())
+    target = folder / place
+    target.parent.mkdir(exist_ok=True)
+    weights.rename(target)
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, place)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return target
+
+
+@pytest.mark.parametrize("place", ["../outside.safetensors", "sub/../../outside.safetensors"])
+def test_weights_cannot_lie_outside_of_the_models_folder(tmp_path: Path, place: str) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(MODEL, folder)
+    index = {"metadata": {}, "weight_map": {"model.norm.weight": place}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    for ask in (
+        lambda: load_model(str(folder), "float32", CPU),
+        lambda: model_fingerprint(str(folder)),
+    ):
+        with pytest.raises(
+            ModelError, match=r"index\.json: names '.*outside.*give the whole model"
+        ):
+            ask()
+
+
+def test_weights_in_a_folder_below_are_part_of_what_identifies_a_model(tmp_path: Path) -> None:
+    target = sharded(tmp_path / "model", "shards/model-1.safetensors")
+    before = model_fingerprint(str(tmp_path / "model"))
+    load_model(str(tmp_path / "model"), "float32", CPU)
+    tensors = load_file(target)
+    tensors["model.norm.weight"] *= 2
+    save_file(tensors, target, {"format": "pt"})
+    assert model_fingerprint(str(tmp_path / "model")) != before
 
 
 def test_a_name_cannot_lead_out_of_its_folder(tmp_path: Path) -> None:

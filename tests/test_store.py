@@ -1,14 +1,16 @@
 """The store: an entry is there whole or not at all, and what was made is not lost."""
 
+import json
 import os
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from threading import Thread
 
 import pytest
 from filelock import FileLock
 
-from harness.cost import counted, read_cost
+from harness.cost import counted, made_with, read_cost
 from harness.errors import SettingsError
 from harness.store import Store
 
@@ -115,6 +117,19 @@ def test_what_a_damaged_cost_said_is_forgotten_and_nothing_else(tmp_path: Path) 
         with counted(tmp_path, "cpu"):
             pass
         assert 0 <= read_cost(tmp_path)["seconds"] < 60
+
+
+def test_a_thing_is_told_with_the_versions_that_made_it(tmp_path: Path) -> None:
+    unknown = dict.fromkeys(("torch", "transformers"), "not recorded")
+    assert made_with(tmp_path) == unknown
+    (tmp_path / "work").touch()
+    with counted(tmp_path, "cpu"):
+        pass
+    assert made_with(tmp_path) == {name: version(name) for name in unknown}
+    # Of an older store, or of other versions than there are now.
+    for kept, told in (({}, unknown), ({"versions": {"torch": "1.0"}}, unknown | {"torch": "1.0"})):
+        (tmp_path / "cost.json").write_text(json.dumps({"seconds": 1.0} | kept))
+        assert made_with(tmp_path) == told
 
 
 class Killed(BaseException):

@@ -82,7 +82,7 @@ def test_a_dry_run_prints_a_script(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
     assert len(lines) == 14 and not out.exists()
-    named = f"--model {TOY / 'model'} --use-slow-tokenizer --mmlu {TOY / 'questions'}"
+    named = f"--model {TOY / 'model'} --mmlu {TOY / 'questions'}"
     trained = "--per-subject 4 --precision float32 --store kept"
     own = f"{trained} --epochs 4 --output-dir '{out}/adapter-model'"
     assert lines[1].endswith(f"finetune {named} {own}")
@@ -91,7 +91,7 @@ def test_a_dry_run_prints_a_script(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert lines[6] == f"# extract-fine-tuned, after finetune-fine-tuned; {gpu}"
     cpu = f"sbatch --time=90 --partition=slow {asked}"
     assert lines[8] == f"# measure-0-shot, after extract-0-shot; {cpu}"
-    assert "--use-slow-tokenizer --mmlu" in lines[3]
+    assert "tokenizer" not in lines[3]  # which transformers does not hear any more
     # What is analysed is the same in all conditions, and never what trains.
     assert "--per-subject 4 --leave-out dev+validation --seed 0" in lines[3]
     assert "-m harness.cli extract --model" in lines[3] and lines[3].endswith("--shots 0")
@@ -143,6 +143,9 @@ def test_all_jobs_compute_in_one_precision_wherever_they_run(
         (["--slurm", "account"], "--slurm is 'account'; give KEY=VALUE"),
         (["--slurm", "array=1-4"], "array is set by the jobs"),
         (["--slurm", "nodes=2"], "nodes is set by the jobs"),
+        (["--slurm", "time=8:00:00"], "time is set by --time; give that"),
+        (["--slurm", "cpus_per_task=2"], "cpus-per-task is set by --cpus; give that"),
+        (["--slurm", "gpus-per-node=4"], "gpus-per-node is set by --gpus; give that"),
         (["--on-training"], "No such option"),
         (["--", "--epochs", "4"], "--epochs: options after -- need --fine-tune"),
         (["--fine-tune", "--adapter", "a"], "--fine-tune makes an adapter; leave out --adapter"),

@@ -28,8 +28,9 @@ def packed_weights(model: PreTrainedModel, pass_tokens: int) -> Iterator[None]:
     packed: dict[nn.Linear, Tensor] = {}
     fused: list[nn.Module] = []
     try:
+        others = _read_by_adapters(model)
         for module in model.get_decoder().modules():
-            if _helps(module):
+            if _helps(module) and module not in others:
                 packed[module] = _pack(module, pass_tokens)
         fused += [module for module in model.get_decoder().modules() if fuse(module, packed)]
         yield
@@ -40,6 +41,17 @@ def packed_weights(model: PreTrainedModel, pass_tokens: int) -> Iterator[None]:
             for linear, weight in packed.items():
                 linear.weight.data = weight.to_dense()
                 del linear.forward
+
+
+def _read_by_adapters(model: nn.Module) -> set[nn.Module]:
+    """Return the modules whose weights an adapter may read without calling them, as DoRA does."""
+    layers = [module for module in model.modules() if hasattr(module, "base_layer")]
+    if not layers:
+        return set()
+    from peft.tuners.lora import Linear as LoraLinear
+
+    others = [layer for layer in layers if type(layer) is not LoraLinear or layer.lora_variant]
+    return {module for layer in others for module in layer.modules()}
 
 
 def _helps(module: nn.Module) -> TypeGuard[nn.Linear]:

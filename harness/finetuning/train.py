@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -56,6 +58,12 @@ class ValidationSet:
     subjects: Sequence[str]
     letters: Sequence[int]
 
+    @property
+    def fingerprint(self) -> str:
+        """What identifies the questions, as the model reads them."""
+        asked = [(list(map(int, one.tokens)), int(one.answer)) for one in self.examples]
+        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+
 
 @dataclass
 class Progress:
@@ -64,17 +72,19 @@ class Progress:
     loss: mean over the batch of every step (nats), from step 1 on.
     validation: `asdict` of the Accuracy, and its `macro`, after so many steps; 0 is before any.
     seconds: of training and asking, over all runs of it.
+    asked: the fingerprint of the questions that `validation` is about.
     """
 
     loss: list[float] = field(default_factory=list)
     validation: dict[int, dict[str, Any]] = field(default_factory=dict)
     seconds: float = 0.0
+    asked: str | None = None
 
     @classmethod
     def from_json(cls, table: Mapping[str, Any]) -> Progress:
         """Return the progress whose `asdict` went through JSON, which has no numbers as keys."""
         validation = {int(step): found for step, found in table["validation"].items()}
-        return cls(table["loss"], validation, table["seconds"])
+        return cls(table["loss"], validation, table["seconds"], table.get("asked"))
 
 
 def fine_tune(
@@ -124,6 +134,7 @@ class _Training:
     ) -> None:
         self.folder, self.examples, self.settings = folder, examples, settings
         self.options, self.validation, self.description = options, validation, description
+        self.asked = validation.fingerprint if validation else None
         # Said here, or `accelerate launch` and the user's configuration would change the training:
         # its autocast and its passes a step are our own.
         self.accelerator = Accelerator(
@@ -285,11 +296,21 @@ class _Training:
         main = self.accelerator.is_main_process
         done = launched_processes().agree(newest_state(self.folder) if main else 0)
         if not done:
-            return 0, Progress()
+            return 0, Progress(asked=self.asked)
         tensors, told = load_state(self.folder, done)
         put_back(tensors, self.trained, self.optimizer.state)
         logger.info("%s: goes on after step %d", self.description, done)
-        return done, Progress.from_json(told)
+        progress = Progress.from_json(told)
+        if progress.validation and progress.asked != self.asked:
+            if main:
+                warnings.warn(
+                    f"{self.description}: other validation questions were asked before it was "
+                    "stopped; their accuracies are left out",
+                    stacklevel=2,
+                )
+            progress.validation = {}
+        progress.asked = self.asked
+        return done, progress
 
     @contextmanager
     def _bar(self, done: int) -> Iterator[Callable[[int, float], None]]:

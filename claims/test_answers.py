@@ -21,7 +21,7 @@ FEW_KNOWN, MOST_LEARNT = 0.5, 0.75  # right answers to what trains a model, befo
 
 
 @pytest.mark.claim("answers-late")
-def test_answers_are_no_modes_before_the_transition(landscapes: ConditionSet, judge: Judge) -> None:
+def test_answers_are_no_modes_before_the_transition(judge: Judge) -> None:
     """Before the transition the density peaks are not the answers, in any condition."""
 
     def most(of: ConditionSet) -> float:
@@ -31,7 +31,7 @@ def test_answers_are_no_modes_before_the_transition(landscapes: ConditionSet, ju
 
     # 0.02: the paper says about 0; the largest of the authors' own early values is 0.003. Depth
     # 0.35 keeps clear of the transition, which in Llama-3-70b is after layer 33 of 80.
-    judge(most, at_most=0.02, layers="the maximum within depth 0 to 0.35")
+    judge(most, at_most=0.02, meaning="the largest ARI with answers within depth 0 to 0.35")
 
 
 @pytest.mark.claim(
@@ -40,7 +40,7 @@ def test_answers_are_no_modes_before_the_transition(landscapes: ConditionSet, ju
         {"llama-2-7b": "its late ARI is 0.05 in the authors' curves; the paper gives none for it"}
     ),
 )
-def test_fine_tuned_late_layers_group_by_answer(landscapes: ConditionSet, judge: Judge) -> None:
+def test_fine_tuned_late_layers_group_by_answer(judge: Judge) -> None:
     """After the transition, and only there, fine-tuned representations group by answer."""
 
     def rise(of: ConditionSet) -> float:
@@ -58,7 +58,10 @@ def test_fine_tuned_late_layers_group_by_answer(landscapes: ConditionSet, judge:
     judge(
         rise,
         at_least=0.1,
-        layers="the median of depth 0.6 to 1 against that of 0-shot and the maximum of 0 to 0.4",
+        meaning=(
+            "the median ARI with answers within depth 0.6 to 1, less that without shots or its own "
+            "largest within 0 to 0.4, the smaller difference"
+        ),
     )
 
 
@@ -72,14 +75,20 @@ def test_few_fine_tuned_clusters_hold_an_answer_each(
     # Clusters follow what a model answers, so no more points than it answers right can be in
     # clusters of their own letter.
     if tuned.known_accuracy_range[1] < LEAST_ACCURACY:
-        pytest.skip(f"is about models above 62 %; this one has {tuned.accuracy_in_words}")
+        pytest.skip(
+            f"is about fine-tuned accuracies above {LEAST_ACCURACY}; this one's is "
+            f"{tuned.accuracy_in_words}"
+        )
     # 0.58: the paper's three models have 0.63 (more than 70 % of the points, 90 % of one letter),
     # 0.63 (90 and 70) and 0.585 (Mistral: 65 and 90) or more. Five clusters that say nothing about
     # the answers would have a quarter and a little.
     judge(
         lambda of: of.fine_tuned.curve("answer_clusters").between(0.65, 0.94).median,
         at_least=0.58,
-        layers="the median of depth 0.65 to 0.94, the paper's layers 21 to 30 of 32",
+        meaning=(
+            "the share of points in the five largest clusters that have its main answer, "
+            "median of depth 0.65 to 0.94, the paper's layers 21 to 30 of 32"
+        ),
     )
 
 
@@ -95,7 +104,7 @@ def test_what_is_learnt_finds_its_own_answer(landscapes: ConditionSet, judge: Ju
     if before.known_accuracy_range[0] > FEW_KNOWN or after.known_accuracy_range[1] < MOST_LEARNT:
         pytest.skip(
             "is about models that learn what trains them: right are less than half, then more than "
-            f"three quarters; this one has {before.accuracy_in_words}, {after.accuracy_in_words}"
+            f"three quarters; of this one {before.accuracy_in_words}, {after.accuracy_in_words}"
         )
 
     def gathered(of: ConditionSet) -> float:
@@ -112,7 +121,10 @@ def test_what_is_learnt_finds_its_own_answer(landscapes: ConditionSet, judge: Ju
     judge(
         gathered,
         at_least=0.375,
-        layers="the rise of the median of depth 0.6 to 1, less that of 0 to 0.4",
+        meaning=(
+            "how much more neighbours have a question's answer after the last step than after the "
+            "first: the medians of depth 0.6 to 1, less those of 0 to 0.4"
+        ),
     )
 
 
@@ -131,7 +143,14 @@ def test_late_neighbours_are_given_the_same_answer(landscapes: ConditionSet, jud
         return given.between(*LATE).median - given.between(*EARLY).median
 
     # 0.375: as for what is learnt; kept after the first real model was seen, which has 0.40.
-    judge(gathered, at_least=0.375, layers="the median of depth 0.6 to 1, less that of 0 to 0.4")
+    judge(
+        gathered,
+        at_least=0.375,
+        meaning=(
+            "the share of neighbours that are given a question's answer, median of depth 0.6 to 1, "
+            "less that of 0 to 0.4"
+        ),
+    )
 
 
 @pytest.mark.claim(
@@ -149,11 +168,14 @@ def test_few_shot_late_layers_stay_mixed(landscapes: ConditionSet, judge: Judge)
     # Judged where no accuracy is known too, as of most published curves: the paper gives few.
     low, high = few.accuracy_interval or (few.accuracy, few.accuracy)
     if low is not None and high is not None and (low > MODERATE_ACCURACY or high < GUESSING):
-        pytest.skip(f"is about models of moderate accuracy; this one has {few.accuracy_in_words}")
+        pytest.skip(
+            f"is about accuracies of {GUESSING} to {MODERATE_ACCURACY} with shots; this one's is "
+            f"{few.accuracy_in_words}"
+        )
     # 0.05: what the paper gives for Llama-3-8b and Mistral. The median, since single layers of
     # the authors' own curves reach 0.11. (With 2 shots Llama-3-8b's is 0.057.)
     judge(
         lambda of: of.most_shots.curve("ari_answers").between(*LATE).median,
         at_most=0.05,
-        layers="the median of depth 0.6 to 1",
+        meaning="the median ARI with answers within depth 0.6 to 1",
     )

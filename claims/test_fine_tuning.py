@@ -14,7 +14,7 @@ BY_ANSWER = 0.1  # ARI that is grouping by answer, as in `answers-fine-tuned`
 
 
 @pytest.mark.claim("fine-tuning-is-late")
-def test_fine_tuning_changes_the_late_layers_most(landscapes: ConditionSet, judge: Judge) -> None:
+def test_fine_tuning_changes_the_late_layers_most(judge: Judge) -> None:
     """Fine-tuning changes the neighbourhoods of the late layers more than of the early ones."""
 
     def fall(of: ConditionSet) -> float:
@@ -23,7 +23,14 @@ def test_fine_tuning_changes_the_late_layers_most(landscapes: ConditionSet, judg
 
     # 0.1: half of the paper's falls, 0.5 to 0.3 (Llama-3-8b, Mistral) and 0.6 to 0.4 (Llama-3-70b).
     # What a random change of the same size would give is not known: it too adds up with depth.
-    judge(fall, at_least=0.1, layers="medians of depth 0 to 0.4 and 0.6 to 1")
+    judge(
+        fall,
+        at_least=0.1,
+        meaning=(
+            "the share of a question's 30 neighbours before the training that it keeps, median of "
+            "depth 0 to 0.4, less that of 0.6 to 1"
+        ),
+    )
 
 
 @pytest.mark.claim("same-accuracy")
@@ -37,10 +44,12 @@ def test_shots_and_fine_tuning_answer_equally_well(landscapes: ConditionSet, jud
         (landscapes.most_shots, landscapes.fine_tuned), key=lambda one: one.known_accuracy_range[1]
     )
     if best.known_accuracy_range[1] < GUESSING:
-        reason = f"this one guesses ({best.accuracy_in_words})"
-        pytest.skip(f"is about models that learn to answer; {reason}")
+        pytest.skip(
+            "is about models that learn to answer; this one guesses (its best accuracy is "
+            f"{best.accuracy_in_words})"
+        )
     # 0.05: the paper says close and gives no size; five answers in a hundred.
-    judge(difference, at_most=0.05, magnitude=True, layers="none: the answers")
+    judge(difference, at_most=0.05, magnitude=True, meaning="how far apart the accuracies are")
 
 
 @pytest.mark.claim("converge-large")
@@ -51,8 +60,10 @@ def test_in_accurate_models_shots_group_by_answer_too(
     tuned = landscapes.fine_tuned
     low, high = tuned.known_accuracy_range
     if low <= HIGH_ACCURACY and high > MODERATE_ACCURACY:
-        reason = f"this one has {tuned.accuracy_in_words}"
-        pytest.skip(f"is about models below 70 % or above 75 %; {reason}")
+        pytest.skip(
+            f"is about fine-tuned accuracies below {MODERATE_ACCURACY} or above {HIGH_ACCURACY}; "
+            f"this one's is {tuned.accuracy_in_words}"
+        )
 
     def left(of: ConditionSet) -> float:
         zero, few, tuned = (
@@ -72,5 +83,8 @@ def test_in_accurate_models_shots_group_by_answer_too(
         at_most=0.3 if accurate else None,
         at_least=None if accurate else 0.5,
         magnitude=True,
-        layers="the medians of depth 0.5 to 0.97",
+        meaning=(
+            "the share that is left with shots of the way from 0-shot to fine-tuned, of the median "
+            "ARI with answers within depth 0.5 to 0.97"
+        ),
     )

@@ -25,7 +25,7 @@ def at_best_layer(landscape: Landscape, name: str) -> float:
     "subjects-few-shot",
     exceptions={"toy": "the toy's early layers group by subject as much without shots"},
 )
-def test_early_peaks_are_subjects_with_shots(landscapes: ConditionSet, judge: Judge) -> None:
+def test_early_peaks_are_subjects_with_shots(judge: Judge) -> None:
     """With shots the early layers' peaks agree far better with the subjects than any of 0-shot."""
 
     def gain(of: ConditionSet) -> float:
@@ -37,14 +37,12 @@ def test_early_peaks_are_subjects_with_shots(landscapes: ConditionSet, judge: Ju
     judge(
         gain,
         at_least=0.2,
-        layers="the maximum within depth 0 to 0.5 against the 0-shot maximum anywhere",
+        meaning="the largest ARI with subjects within depth 0 to 0.5, less the largest of 0-shot",
     )
 
 
 @pytest.mark.claim("subjects-more-shots")
-def test_more_shots_group_better_earlier_and_more_narrowly(
-    landscapes: ConditionSet, judge: Judge
-) -> None:
+def test_more_shots_group_better_earlier_and_more_narrowly(judge: Judge) -> None:
     """With more shots the grouping by subject is stronger, comes earlier and is narrower."""
 
     def least(of: ConditionSet) -> float:
@@ -62,7 +60,10 @@ def test_more_shots_group_better_earlier_and_more_narrowly(
     judge(
         least,
         at_least=0.01,
-        layers="all: maximum ARI, centroid of depth, share of layers above half the maximum",
+        meaning=(
+            "from the fewest shots to the most, how much the largest ARI with subjects grows, its "
+            "centroid rises in depth, or the share of layers with half of it falls, the smallest"
+        ),
     )
 
 
@@ -83,7 +84,10 @@ def test_the_early_clusters_are_nearly_pure(landscapes: ConditionSet, judge: Jud
     judge(
         pure,
         at_least=0.7,
-        layers="that of the largest ARI with subjects within depth 0 to 0.5; 0 if that is small",
+        meaning=(
+            "the share of pure clusters, in the layer within depth 0 to 0.5 that has the largest "
+            "ARI with subjects; 0 where that is below 0.1"
+        ),
     )
 
 
@@ -105,7 +109,12 @@ def test_the_dendrogram_puts_kindred_subjects_together(
     # 0.01 of the mean height, which is more than rounding, above 95 of 100 tables in which the
     # subjects' categories are dealt out anew. The paper shows the dendrogram and gives no number.
     judge(
-        excess, at_least=0.01, layers="that of the largest ARI with subjects within depth 0 to 0.5"
+        excess,
+        at_least=0.01,
+        meaning=(
+            "how much denser kindred peaks join, as a share of the mean height of joins, above "
+            "chance; in the layer within depth 0 to 0.5 that has the largest ARI with subjects"
+        ),
     )
 
 
@@ -122,15 +131,17 @@ def test_better_models_group_by_subject_without_shots(
     zero = landscapes.zero_shot
     low, high = zero.known_accuracy_range
     if low <= MANY_RIGHT and high >= FEW_RIGHT:
-        reason = f"this one has {zero.accuracy_in_words}"
-        pytest.skip(f"is about models below 56 % or above 62 %; {reason}")
+        pytest.skip(
+            f"is about 0-shot accuracies below {FEW_RIGHT} or above {MANY_RIGHT}; this one's is "
+            f"{zero.accuracy_in_words}"
+        )
     # The paper: about 0.25 above 62 % accuracy, less than 0.18 below 56 %.
     good = low > MANY_RIGHT
     judge(
         lambda of: of.zero_shot.curve("ari_subjects").maximum,
         at_least=0.18 if good else None,
         at_most=None if good else 0.18,
-        layers="the maximum anywhere",
+        meaning="the largest ARI with subjects",
     )
 
 
@@ -156,11 +167,18 @@ def test_with_shots_the_grouping_by_subject_fades(landscapes: ConditionSet, judg
             f"is about models whose early layers group by subject (ARI {BY_SUBJECT} or more)"
         )
     # 0.5: most of it. The authors' own curves have 0.84 or more.
-    judge(lost, at_least=0.5, layers="the maximum within depth 0.6 to 1, of that within 0 to 0.5")
+    judge(
+        lost,
+        at_least=0.5,
+        meaning=(
+            "the share of the largest ARI with subjects within depth 0 to 0.5 that is lost within "
+            "0.6 to 1"
+        ),
+    )
 
 
 @pytest.mark.claim("subjects-fine-tuned")
-def test_fine_tuned_early_layers_stay_mixed(landscapes: ConditionSet, judge: Judge) -> None:
+def test_fine_tuned_early_layers_stay_mixed(judge: Judge) -> None:
     """Fine-tuned early layers group by subject no more than those without shots."""
 
     def gain(of: ConditionSet) -> float:
@@ -169,4 +187,8 @@ def test_fine_tuned_early_layers_stay_mixed(landscapes: ConditionSet, judge: Jud
 
     # 0.05: a quarter of what shots must add to count as grouping. All the authors' own curves
     # are below 0.
-    judge(gain, at_most=0.05, layers="maxima within depth 0 to 0.5")
+    judge(
+        gain,
+        at_most=0.05,
+        meaning="the largest ARI with subjects within depth 0 to 0.5, less that without shots",
+    )

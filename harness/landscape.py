@@ -144,6 +144,11 @@ class Landscape:
                     )
 
     @property
+    def key(self) -> tuple[str | None, ...]:
+        """What tells it from the others of a run: model, condition, control and variation."""
+        return self.model, self.condition, self.control, self.variation
+
+    @property
     def shots(self) -> int | None:
         """The number of shots of an `n-shot` condition, None of any other."""
         count, _, rest = self.condition.partition("-")

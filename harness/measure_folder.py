@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 import os
 import pickle
 import re
@@ -74,10 +76,17 @@ def measure_folder(
         "folder": name,
         "before": model_name(str(before)) if before else None,
         "questions": count,
+        "questions_fingerprint": _fingerprint(labels),
         "GeometrySettings": asdict(settings),
         "versions": {name: version(name) for name in ("torch", "dadapy")},
     }
     return replace(landscape, origin=origin)
+
+
+def _fingerprint(labels: Labels) -> str:
+    """Return what identifies the rows, by all that is known of them."""
+    rows = [*zip(labels.subjects, labels.answers, strict=True)]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def layer_files(folder: Path) -> dict[int, Path]:

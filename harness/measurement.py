@@ -39,14 +39,13 @@ from harness.geometry.neighbors import (
 )
 from harness.geometry.overlap import label_overlap, representation_overlap
 from harness.geometry.subsample import neighbors_among
-from harness.protocol import GeometrySettings
+from harness.protocol import GeometrySettings, enough_neighbors
 
 Values = dict[str, float]
 
 MOST_PROCESSES = 4  # by default: each needs memory for a layer
 PARALLEL_POINTS = 4000  # fewer are measured before the processes have started
 CONTEXT = 2**30  # bytes of a GPU that a process takes before it has computed anything
-SPARE = 3  # times as many neighbours, of which every subsample has enough
 PERMUTATIONS = 200  # of the categories, for what is kindred by chance
 CHANCE = 0.95  # the quantile of those that counts as chance
 
@@ -181,9 +180,10 @@ def measure_overlap(
     Source: `representation_overlap`; the paper compares checkpoints so.
     """
     found = []
+    kept = enough_neighbors(k)
     for layer in tqdm(layers, desc=description, unit="layer"):
         with _named(layer):
-            one, other = (nearest_neighbors(of(layer), SPARE * k) for of in (read, read_other))
+            one, other = (nearest_neighbors(of(layer), kept) for of in (read, read_other))
             whole = float(representation_overlap(one, other, k).mean())
             parts = []
             for rows in subsamples:

@@ -184,12 +184,23 @@ class FineTuning:
         return min(steps, self.max_steps or steps)
 
 
+def enough_neighbors(k: int) -> int:
+    """Return how many neighbours of a point to keep, so that `k` of them are in every draw.
+
+    Each is in a draw with a chance of DRAW_SHARE: six standard deviations less than the mean are k
+    still. (Where all other points are kept, k / DRAW_SHARE would do.)
+    """
+    spread = 6 * math.sqrt(DRAW_SHARE * (1 - DRAW_SHARE))
+    root = (spread + math.sqrt(spread**2 + 4 * DRAW_SHARE * k)) / (2 * DRAW_SHARE)
+    return math.ceil(root**2)
+
+
 @dataclass(frozen=True)
 class GeometrySettings:
     """How a cloud of representations is analysed.
 
     neighbors: neighbours kept for every point (`maxk`), all there are when the points are fewer; at
-        least `least_points() - 1`.
+        least what the other settings need, and in every draw still have (`enough_neighbors`).
     id_k: Gride compares the distances to neighbours `id_k` and `2 id_k`; a power of two.
     density_k: neighbours of the kNN density; None is the point-adaptive density (PAk), which
         chooses their number at every point.
@@ -216,7 +227,8 @@ class GeometrySettings:
                 raise SettingsError(f"{name} is {value}; give 1 or more")
         if self.id_k < 1 or self.id_k & (self.id_k - 1):
             raise SettingsError(f"id_k is {self.id_k}; Gride's scales are the powers of two")
-        needed = self.least_points() - 1
+        needed = self._kept(overlap=False)
+        needed = enough_neighbors(needed) if self.draws else needed
         if self.neighbors < needed:
             raise SettingsError(
                 f"neighbors is {self.neighbors}; give {needed} or more, which id_k {self.id_k}, "
@@ -228,9 +240,12 @@ class GeometrySettings:
 
         overlap: their overlap with other representations, too.
         """
-        density_k = self.density_k or 4  # PAk's least
-        whole = max(2 * self.id_k, density_k, self.overlap_k if overlap else 0) + 1
+        whole = self._kept(overlap) + 1
         return math.ceil(whole / DRAW_SHARE) if self.draws else whole
+
+    def _kept(self, overlap: bool) -> int:
+        density_k = self.density_k or 4  # PAk's least
+        return max(2 * self.id_k, density_k, self.overlap_k if overlap else 0)
 
 
 @dataclass(frozen=True)

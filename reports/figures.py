@@ -122,7 +122,7 @@ def dendrogram(tree: LayerDendrogram, categories: Mapping[str, str]) -> Figure:
         for text, leaf in zip(axis.get_yticklabels(), shown["leaves"], strict=True):
             text.set_color(colors.get(categories.get(tree.labels[leaf], ""), UNKNOWN))
         named = sorted({categories[label] for label in tree.labels if label in categories})
-        axis.set_xlabel("log density below the highest peak, at which two join")
+        axis.set_xlabel("log density below the highest peak")
         axis.spines["left"].set_visible(False)
         figure.legend(
             [

@@ -37,14 +37,14 @@ def cell(text: object) -> str:
 
 
 def flat(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a table of tables as one, the inner ones' names behind the outer's."""
+    """Return a table of tables as one, the inner ones' names behind the outer's, without None."""
     found: dict[str, Any] = {}
     for key, value in table.items():
         if isinstance(value, dict):
             found |= {f"{key} {name}": one for name, one in flat(value).items()}
         elif isinstance(value, list):
             found[key] = ", ".join(map(str, value))
-        else:
+        elif value is not None:
             found[key] = value
     return found
 

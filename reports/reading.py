@@ -118,9 +118,8 @@ def _landscapes(tables: Mapping[str, object]) -> list[Landscape]:
     names: dict[tuple[str | None, ...], Landscape] = {}
     for name, table in tables.items():
         landscape = Landscape.from_table(table, name)
-        told = (landscape.model, landscape.condition, landscape.control, landscape.variation)
-        if names.setdefault(told, landscape) != landscape:
-            which = ", ".join(filter(None, told))
+        if names.setdefault(landscape.key, landscape) != landscape:
+            which = ", ".join(filter(None, landscape.key))
             raise RecordError(f"{name}: has other curves of {which}; leave one of them out")
         found.append(landscape)
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -61,6 +61,19 @@ class Report:
             found.setdefault(one.section, {})[one.claim] = one.sentence
         other = {one.section for one in claims.values() if one.source not in (PAPER, OURS)}
         return dict(sorted(found.items(), key=lambda item: (item[0] in other, item[0])))
+
+    def in_order(self) -> Iterator[tuple[str, str, Verdict]]:
+        """Yield all verdicts with their claims and models, by sections."""
+        for claims in self.sections.values():
+            for claim in claims:
+                for model in self.models + self.published:
+                    if (claim, model) in self.verdicts:
+                        yield claim, model, self.verdicts[claim, model]
+
+    def meaning(self, claim: str) -> str:
+        """Return what the effects of a claim are; nothing where no model was judged by it."""
+        found = {one.claim: one.meaning for one in self.verdicts.values()}
+        return found.get(claim, "")
 
     @property
     def _claims(self) -> list[Verdict | Skipped]:
@@ -120,6 +133,19 @@ class Report:
             f"{others['reproduced']} reproduced, {others['not reproduced']} not, "
             f"{others['inconclusive']} inconclusive, {others['not judged']} not judged"
         )
+
+    def basis_in_words(self, model: str) -> str:
+        """Return how many questions a model was asked, and the shares that it got right.
+
+        Nothing where that is not known.
+        """
+        told = self.panels.own(model)
+        own = [one for one in told if isinstance(one.origin.get("questions"), int)]
+        if not own:
+            return ""
+        found = f"{own[0].origin['questions']} questions of {own[0].subjects} subjects"
+        right = [f"{one.condition} {one.accuracy:.1%}" for one in own if one.accuracy is not None]
+        return found + (f"; right: {', '.join(right)}" if right else "")
 
     def scale(self, claim: str) -> Scale:
         """Return the axis that all bars of a claim share."""
@@ -193,6 +219,7 @@ class Report:
                 "at": None if math.isnan(one.effect) else scale.at(one.effect),
                 "beyond": scale.beyond(one.effect),
                 "ends": one.interval and tuple(map(scale.at, one.interval)),
+                "cut": one.interval and tuple(map(scale.beyond, one.interval)),
                 "text": one.effect_in_words,
             }
             for name, kind, one in shown
@@ -207,8 +234,7 @@ def _once_each(landscapes: Iterable[Landscape]) -> list[Landscape]:
     """Return landscapes once each. Raises RecordError for two of one name."""
     found: dict[tuple[str | None, ...], Landscape] = {}
     for one in landscapes:
-        name = (one.model, one.condition, one.control, one.variation)
-        if found.setdefault(name, one) != one:
+        if found.setdefault(one.key, one) != one:
             raise RecordError(
                 f"{one.model}, {one.condition}: has other curves too; show one of them"
             )

@@ -43,7 +43,7 @@ def verdict(claim: str = "one", model: str = "small", **changes: Any) -> Verdict
         threshold=0.2,
         direction="at least",
         conditions=("0-shot", "5-shot"),
-        layers="all",
+        meaning="all",
         sentence=f"The finding {claim}.",
         section="Section 1: what is found.",
         exception=None,

@@ -54,14 +54,14 @@ def a_record() -> dict[str, Any]:
     found = {"name": "embeddings", "verdict": "reproduced", "effect": 0.5, "interval": [0.1, None]}
     claim = {
         "claim": "c", "model": "m", "verdict": "reproduced", "effect": 0.5, "interval": [0.1, 0.9],
-        "threshold": 0.1, "direction": "at least", "conditions": ["0-shot"], "layers": "all",
+        "threshold": 0.1, "direction": "at least", "conditions": ["0-shot"], "meaning": "all",
         "sentence": "It is.", "section": "1", "exception": None, "seconds": 0.1, "source": "us",
-        "controls": [found], "variations": [found], "specificity": None,
+        "parts": {"one": 0.5}, "controls": [found], "variations": [found], "specificity": None,
     }  # fmt: skip
     skipped = {name: "x" for name in ("claim", "model", "sentence", "section", "source", "reason")}
     settings = {"command": "pytest", "device": "cpu", "not_measured": ["x"]}
     return {
-        "record": 2,
+        "record": 3,
         "environment": {"settings": settings, "versions": {"torch": "2"}},
         "claims": [claim],
         "skipped": [skipped],

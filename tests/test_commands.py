@@ -152,7 +152,7 @@ def test_a_paper_model_is_skipped_where_this_machine_cannot_have_it(
             raise error
         return Measured()
 
-    case = Mock(paper_model=True, check=lambda: fail(checked), landscapes=lambda: fail(measured))
+    case = Mock(paper_model=True, check=lambda: fail(checked), measure=lambda: fail(measured))
     with pytest.raises(raised, match=reason):
         measure_or_skip(case)
     if measured:

@@ -19,12 +19,12 @@ import pytest
 @pytest.mark.claim("sound")
 def test_sound(landscapes, judge):
     """It holds."""
-    judge(lambda of: of.zero_shot.curve("ari_subjects").maximum, at_least=-1.0, layers="none")
+    judge(lambda of: of.zero_shot.curve("ari_subjects").maximum, at_least=-1.0, meaning="nothing")
 
 @pytest.mark.claim("unsound")
 def test_unsound(landscapes, judge):
     """Nobody knows."""
-    judge(lambda of: {}["nothing"], at_least=0.0, layers="none")
+    judge(lambda of: {}["nothing"], at_least=0.0, meaning="nothing")
 '''
 
 
@@ -69,20 +69,23 @@ def test_a_claim_that_could_not_be_shown_is_refused(
     assert done.returncode == 2 and said in done.stdout, done.stdout + done.stderr
 
 
-ONCE = 'judge(lambda of: of.zero_shot.curve("ari_subjects").last, at_most=1.0, layers="all")'
+ONCE = 'judge(lambda of: of.zero_shot.curve("ari_subjects").last, at_most=1.0, meaning="all")'
 
 
 @pytest.mark.parametrize(
     ("judging", "said"),
     [
         ("assert judge", "unsound: never calls `judge`"),
-        ('judge(lambda of: 1.0, at_least=0.0, layers="all")', "unsound: its contrast asks nothing"),
+        (
+            'judge(lambda of: 1.0, at_least=0.0, meaning="all")',
+            "unsound: its contrast asks nothing",
+        ),
         (f"{ONCE}; {ONCE}", "unsound calls `judge` twice; a claim has one verdict"),
     ],
 )
 def test_a_claim_judges_once_what_it_is_given(tmp_path: Path, judging: str, said: str) -> None:
     (tmp_path / "claims").mkdir()
-    unsound = 'judge(lambda of: {}["nothing"], at_least=0.0, layers="none")'
+    unsound = 'judge(lambda of: {}["nothing"], at_least=0.0, meaning="nothing")'
     (tmp_path / "claims" / "test_section.py").write_text(BREAKING.replace(unsound, judging))
     done = run("pytest", *ELSEWHERE, "--out", "out", folder=tmp_path)
     assert done.returncode == 1 and said in done.stdout, done.stdout

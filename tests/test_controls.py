@@ -298,7 +298,7 @@ def test_a_control_whose_prompts_are_too_long_is_left_out_with_the_reason(tmp_pa
     assert obstacle.name == "1-shot, mixed-shots" and not obstacle.operations
     assert f"takes {longest()} tokens" in obstacle.obstacle
     before = models()
-    measured = case.landscapes()
+    measured = case.measure()
     assert set(measured.own) == {"0-shot", "1-shot"} and not measured.controls
     assert f"takes {longest()} tokens" in measured.failed["mixed-shots"]
     # The case is kept to the session's end, and the next one's model must have room.

@@ -291,6 +291,11 @@ def test_agreement_is_scikit_learns(
         assert ours == pytest.approx(theirs(numbers, assignment), abs=1e-9)
 
 
+def test_where_every_point_is_its_own_cluster_and_label_the_agreement_is_whole() -> None:
+    found = agreement(np.arange(10), [str(number) for number in range(10)])
+    assert (found.adjusted_mutual_information, found.homogeneity) == (1.0, 1.0)
+
+
 def test_pure_clusters_are_counted_by_hand() -> None:
     # Of 5 of one label; of 4 of 5, which is not more than 0.8; of 2 and 2.
     assignment = np.array([0] * 5 + [1] * 5 + [2] * 4)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from fixtures.cases import TOY
 from fixtures.contrast import decide
+from harness.curve import Curve
 from harness.errors import RecordError
 from harness.geometry.interval import interval_of
 from harness.geometry.subsample import draw_subsamples
@@ -71,17 +72,27 @@ def test_curves_by_depth() -> None:
         "ari_subjects"
     )
     assert curve.depth.tolist() == [0.25, 0.5, 0.75, 1.0]
-    assert curve.between(0, 0.5).known.tolist() == [1.0]
-    assert curve.between(0, 1).peak_depth == 0.75
-    assert curve.between(0, 1).median == 2.0
-    assert curve.between(0, 1).width == pytest.approx(2 / 3)
-    assert curve.centroid == pytest.approx((0.5 + 3 + 2) / 7)
-    # What was not measured changes nothing of the rest.
-    assert (curve.maximum, curve.minimum, curve.median) == (4.0, 1.0, 2.0)
-    assert curve.peak_depth == 0.75 and curve.width == pytest.approx(2 / 3)
-    nothing = curve.between(0, 0.25)
-    for value in (nothing.maximum, nothing.median, nothing.peak_depth, nothing.width):
-        assert math.isnan(value)
+    known = curve.without_ends
+    assert known.depth.tolist() == [0.5, 0.75, 1.0]
+    assert known.between(0, 0.5).values.tolist() == [1.0]
+    assert known.peak_depth == known.between(0, 1).peak_depth == 0.75
+    assert known.width == pytest.approx(2 / 3)
+    assert known.centroid == pytest.approx((0.5 + 3 + 2) / 7)
+    assert (known.maximum, known.minimum, known.median, known.mean) == (4.0, 1.0, 2.0, 7 / 3)
+
+
+@pytest.mark.parametrize("unknown", [0, 1, 2])
+@pytest.mark.parametrize(
+    "read", ["maximum", "minimum", "median", "mean", "peak_depth", "centroid", "width"]
+)
+def test_nothing_is_known_of_a_part_of_which_a_layer_is_not(read: str, unknown: int) -> None:
+    values = np.array([1.0, 4.0, 2.0])
+    assert math.isfinite(getattr(Curve(np.array([0.25, 0.5, 1.0]), values), read))
+    values[unknown] = math.nan
+    assert math.isnan(getattr(Curve(np.array([0.25, 0.5, 1.0]), values), read))
+    nothing = Curve(np.array([0.25, 0.5, 1.0]), values).between(0.6, 0.9)
+    assert len(nothing.values) == 0 and math.isnan(getattr(nothing, read))
+    assert len(Curve(np.array([0.5]), np.array([math.nan])).without_ends.values) == 0
 
 
 def test_published_curves_are_read_as_they_stand() -> None:

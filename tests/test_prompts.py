@@ -143,26 +143,31 @@ def test_a_setting_that_cannot_be_meant_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("settings", "least"),
+    ("settings", "least", "neighbors"),
     [
-        (GeometrySettings(id_k=4, density_k=16, draws=0), 17),
-        (GeometrySettings(id_k=16, density_k=16, draws=0), 33),
-        (GeometrySettings(id_k=1, density_k=None, draws=0), 5),
-        (GeometrySettings(id_k=16, draws=10), 42),  # 33 are the 80 % of 41.25
+        (GeometrySettings(id_k=4, density_k=16, draws=0), 17, 16),
+        (GeometrySettings(id_k=16, density_k=16, draws=0), 33, 32),
+        (GeometrySettings(id_k=1, density_k=None, draws=0), 5, 4),
+        # 33 points are the 80 % of 41.25. Of 64 neighbours 51.2 are in a draw, give or take 3.2.
+        (GeometrySettings(id_k=16, draws=10), 42, 64),
     ],
 )
 def test_as_many_points_are_asked_for_as_each_measure_needs(
-    settings: GeometrySettings, least: int
+    settings: GeometrySettings, least: int, neighbors: int
 ) -> None:
     assert settings.least_points() == least
-    assert replace(settings, neighbors=least - 1).least_points() == least
-    with pytest.raises(SettingsError, match=f"neighbors is {least - 2}; give {least - 1} or more"):
-        replace(settings, neighbors=least - 2)
+    assert replace(settings, neighbors=neighbors).least_points() == least
+    with pytest.raises(SettingsError, match=f"neighbors is {neighbors - 1}; give {neighbors} or"):
+        replace(settings, neighbors=neighbors - 1)
 
 
-def test_the_least_points_can_be_measured_with_the_least_neighbours() -> None:
-    settings = GeometrySettings(neighbors=41, draws=10)
-    points = np.random.default_rng(0).normal(size=(settings.least_points(), 3))
+@pytest.mark.parametrize("count", [None, 2000])
+def test_the_least_points_and_more_can_be_measured_with_the_least_neighbours(
+    count: int | None,
+) -> None:
+    settings = GeometrySettings(neighbors=64, draws=10)
+    size = count or settings.least_points()
+    points = np.random.default_rng(0).normal(size=(size, 3))
     labels = Labels(["s"] * len(points), ["A"] * len(points))
     draws = draw_subsamples(len(points), settings.draws, DRAW_SHARE)
     found = measure_layer(points, labels, settings, draws)

@@ -124,16 +124,17 @@ def test_the_markdown_has_every_verdict_in_whole_tables(tmp_path: Path) -> None:
     for table in tables:
         columns = {len(re.findall(r"(?<!\\)\|", row)) for row in table}
         assert len(columns) == 1 and set(table[1]) <= set("| -")
-    rows = {row.split(" | ")[0].strip("| "): row for row in tables[0]}
+    rows = {row.split("**")[1]: row for row in tables[0][2:]}
+    assert "| **one**: The finding one. Effect: all. | reproduced |" in rows["one"]
     assert "| reproduced | 0.500 [0.400, 0.600] | at least 0.2 |" in rows["one"]
     assert "0.500 [0.400, 0.600], largest of: growth 0.500, " in rows["two"]
     assert "growth 0.500" in Report([RUN]).show("verdicts.html")
     assert "not reproduced (stated)" in rows["four"] and "unknown [unbounded]" in rows["three"]
-    five = next(row for name, row in rows.items() if name.startswith("five"))
-    assert "five (arXiv 1)" in five and "not judged: \\<script\\>" in five
+    assert "**five** (arXiv 1): Five." in rows["five"]
+    assert "not judged: \\<script\\>" in rows["five"]
     assert not re.search(r"(?<!\\)<script", "\n".join(lines))
     # Another paper's finding comes after the paper's, though it was not judged.
-    assert list(rows)[-1].startswith("five")
+    assert list(rows)[-1] == "five"
     (tally,) = [line for line in lines if "of the paper's findings" in line]
     told = "controls decide on 1 of them: 1 specific to learning"
     assert tally.startswith(f"1 of the paper's findings reproduced ({told}), 2 not")
@@ -152,6 +153,26 @@ def test_the_side_of_a_threshold_where_a_finding_holds_is_shaded() -> None:
         assert (begin, end) == pytest.approx((line, 200) if direction == "at least" else (0, line))
         (effect,) = map(float, re.findall(r'<circle cx="([\d.]+)"', bar))
         assert (begin <= effect <= end) == (direction == "at least")  # 0.5 is above both
+
+
+def test_an_interval_that_goes_on_beyond_the_bar_has_an_arrow_there() -> None:
+    near, far = verdict(interval=(0.4, 0.6)), verdict(interval=(-math.inf, 0.6))
+    # Of another model with its effect near the threshold: 30 is farther than the bar goes.
+    farther = verdict(interval=(0.4, 30.0))
+    for one, arrows in ((near, []), (far, ["M0"]), (farther, ["M200"])):
+        page = Report([replace(RUN, claims=[one])]).show("verdicts.html")
+        bar = page.partition('<table class="verdicts">')[2].partition("</svg>")[0]
+        assert re.findall(r'<path d="(M\d+) ', bar) == arrows
+
+
+def test_the_page_tells_what_an_effect_is_and_on_how_much_it_rests() -> None:
+    page, text = (Report([RUN]).show(name) for name in ("verdicts.html", "report.md"))
+    for shown in (page, text):
+        assert "40 questions of 3 subjects; right: 0-shot 50.0%, 5-shot 50.0%" in shown
+        assert "Effect: all." in shown
+    assert "of 0-shot, 5-shot</small>" in page
+    unknown = replace(RUN, landscapes=[landscape("0-shot", origin={"questions": "many"})])
+    assert "questions of" not in Report([unknown]).show("verdicts.html")
 
 
 def test_the_variations_that_change_a_verdict_are_marked() -> None:

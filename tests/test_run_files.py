@@ -79,8 +79,8 @@ def test_curves_of_an_earlier_run_do_not_stay_in_the_folder(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"record": 3}, "field 'record' is 3, not 2; update this project"),
-        ({"record": 1}, "field 'record' is 1, not 2; run the claims again with --record"),
+        ({"record": 4}, "field 'record' is 4, not 3; update this project"),
+        ({"record": 2}, "field 'record' is 2, not 3; run the claims again with --record"),
         ({"claims": [{}]}, 'field claims[0]: "claim" is a required property'),
         (
             {"claims": [verdict().to_table() | {"verdict": "maybe"}]},
@@ -215,20 +215,50 @@ def test_a_folder_of_other_files_is_no_run(tmp_path: Path) -> None:
     assert [one.condition for one in read_run(tmp_path).landscapes] == ["0-shot"]
 
 
-@pytest.mark.parametrize("key", ["ExtractionSettings", "GeometrySettings", "questions_fingerprint"])
+@pytest.mark.parametrize(
+    ("key", "one", "other"),
+    [
+        ("ExtractionSettings", {"site": "norm1"}, {"site": "norm2"}),
+        ("GeometrySettings", {"z": 1.6}, {"z": 0}),
+        ("questions_fingerprint", "x", "y"),
+        ("questions", 9181, 60),
+        ("model", "weights x", "weights y; adapter z"),
+        ("PromptFormat", {"shots": 0, "header": True}, {"shots": 5, "header": False}),
+    ],
+)
+@pytest.mark.parametrize("control", [None, "random-weights-0"])
 def test_landscapes_that_were_not_measured_alike_are_not_judged_together(
-    tmp_path: Path, key: str
+    tmp_path: Path, key: str, one: object, other: object, control: str | None
 ) -> None:
-    conditions = {"0-shot": "x", "5-shot": "y", "fine-tuned@10": "z"}
-    for name, value in conditions.items():
-        one = landscape(name, origin={key: value})
+    unlike = landscape("5-shot", origin={key: other}, control=control)
+    found = {
+        "a": landscape("0-shot", origin={key: one}),
+        "b": unlike,
+        # Checkpoints may be asked other questions, and variations vary.
+        "c": landscape("fine-tuned@10", origin={key: other}),
+        "d": landscape("0-shot", origin={key: other}, variation="Z 0"),
+    }
+    for name, each in found.items():
+        (tmp_path / f"landscape-{name}.json").write_text(each.to_json())
+    asked = Request(None, None, None, (0,), Subset(), ExtractionSettings(), tmp_path)
+    told = "5-shot, random-weights-0" if control else "5-shot"
+    with pytest.raises(RecordError, match=f"{told} of small was measured otherwise.*{key} differs"):
+        cases_of(replace(asked, recorded=(tmp_path,)))
+    (tmp_path / "landscape-b.json").unlink()
+    (case,) = cases_of(replace(asked, recorded=(tmp_path,)))
+    assert set(case.measure().own) == {"0-shot", "fine-tuned@10"}
+
+
+def test_one_model_is_judged_with_shots_and_fine_tuned(tmp_path: Path) -> None:
+    for name, model, shots in (
+        ("0-shot", "weights", 0), ("5-shot", "weights", 5), ("fine-tuned", "weights; adapter", 0),
+    ):  # fmt: skip
+        origin = {"model": model, "PromptFormat": {"shots": shots, "header": True}}
+        one = landscape(name, origin=origin)
         (tmp_path / f"landscape-{name}.json").write_text(one.to_json())
     asked = Request(None, None, None, (0,), Subset(), ExtractionSettings(), tmp_path)
-    with pytest.raises(RecordError, match=f"5-shot of small was measured otherwise.*{key} differs"):
-        cases_of(replace(asked, recorded=(tmp_path,)))
-    (tmp_path / "landscape-5-shot.json").unlink()  # checkpoints may be asked other questions
     (case,) = cases_of(replace(asked, recorded=(tmp_path,)))
-    assert set(case.landscapes().own) == {"0-shot", "fine-tuned@10"}
+    assert set(case.measure().own) == {"0-shot", "5-shot", "fine-tuned"}
 
 
 def test_landscapes_that_a_cluster_measured_are_judged(tmp_path: Path) -> None:

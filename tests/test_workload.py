@@ -61,7 +61,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fixtures.cases.Experiment", partial(Experiment, geometry=quick))
         patch.setattr("fixtures.measuring.GRID", {"Z 0": GRID["Z 0"]})
-        measured = case(store, robustness=True).landscapes()
+        measured = case(store, robustness=True).measure()
     return store, before, case(store).to_compute(), measured
 
 

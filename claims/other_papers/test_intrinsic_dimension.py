@@ -22,9 +22,7 @@ SOURCE = "arXiv 2412.06245"
         )
     ),
 )
-def test_the_dimension_is_higher_with_shots_than_after_fine_tuning(
-    landscapes: ConditionSet, judge: Judge
-) -> None:
+def test_the_dimension_is_higher_with_shots_than_after_fine_tuning(judge: Judge) -> None:
     """The intrinsic dimension with shots is higher than after fine-tuning, over all layers."""
 
     def excess(of: ConditionSet) -> float:
@@ -32,4 +30,8 @@ def test_the_dimension_is_higher_with_shots_than_after_fine_tuning(
         return few.mean / tuned.mean - 1
 
     # 0: the paper says higher, and gives sizes for its own estimators only.
-    judge(excess, at_least=0.0, layers="the mean over all")
+    judge(
+        excess,
+        at_least=0.0,
+        meaning="by what share the mean ID over all layers is higher with shots than fine-tuned",
+    )

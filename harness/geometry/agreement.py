@@ -11,6 +11,8 @@ from scipy.stats import entropy
 from sklearn.metrics import mutual_info_score
 from sklearn.metrics.cluster import expected_mutual_information
 
+ROUNDING = 1e-12  # of an entropy: what is less than this share of it is none
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -76,8 +78,8 @@ def agreement(assignment: NDArray[np.int64], labels: Sequence[str]) -> Agreement
     return Agreement(
         _rand_index(table),
         # One group on both sides: nothing to tell apart, which scikit-learn calls 1.
-        (information - expected) / (most - expected) if most > expected else 1.0,
-        information / label_entropy if label_entropy else 1.0,
+        (information - expected) / (most - expected) if most - expected > ROUNDING * most else 1.0,
+        min(information / label_entropy, 1.0) if label_entropy else 1.0,
     )
 
 

@@ -223,20 +223,23 @@ def test_a_folder_of_other_files_is_no_run(tmp_path: Path) -> None:
         ("questions_fingerprint", "x", "y"),
         ("questions", 9181, 60),
         ("model", "weights x", "weights y; adapter z"),
-        ("PromptFormat", {"shots": 0, "header": True}, {"shots": 5, "header": False}),
+        ("header", {"shots": 0, "header": True}, {"shots": 5, "header": False}),
+        ("shot_order", {"shots": 1, "seed": 42}, {"shots": 5, "seed": 43}),
+        ("shot_order", {"shots": 1, "shot_order": "kept"}, {"shots": 5, "shot_order": "shuffled"}),
     ],
 )
 @pytest.mark.parametrize("control", [None, "random-weights-0"])
 def test_landscapes_that_were_not_measured_alike_are_not_judged_together(
     tmp_path: Path, key: str, one: object, other: object, control: str | None
 ) -> None:
-    unlike = landscape("5-shot", origin={key: other}, control=control)
+    place = "PromptFormat" if key in ("header", "shot_order") else key
+    unlike = landscape("5-shot", origin={place: other}, control=control)
     found = {
-        "a": landscape("0-shot", origin={key: one}),
+        "a": landscape("0-shot", origin={place: one}),
         "b": unlike,
         # Checkpoints may be asked other questions, and variations vary.
-        "c": landscape("fine-tuned@10", origin={key: other}),
-        "d": landscape("0-shot", origin={key: other}, variation="Z 0"),
+        "c": landscape("fine-tuned@10", origin={place: other}),
+        "d": landscape("0-shot", origin={place: other}, variation="Z 0"),
     }
     for name, each in found.items():
         (tmp_path / f"landscape-{name}.json").write_text(each.to_json())
@@ -253,7 +256,10 @@ def test_one_model_is_judged_with_shots_and_fine_tuned(tmp_path: Path) -> None:
     for name, model, shots in (
         ("0-shot", "weights", 0), ("5-shot", "weights", 5), ("fine-tuned", "weights; adapter", 0),
     ):  # fmt: skip
-        origin = {"model": model, "PromptFormat": {"shots": shots, "header": True}}
+        # Of what has no shots it is not asked in which order they were to be.
+        order = "kept" if shots else "shuffled"
+        prompts = {"shots": shots, "header": True, "shot_order": order}
+        origin = {"model": model, "PromptFormat": prompts}
         one = landscape(name, origin=origin)
         (tmp_path / f"landscape-{name}.json").write_text(one.to_json())
     asked = Request(None, None, None, (0,), Subset(), ExtractionSettings(), tmp_path)

@@ -16,6 +16,7 @@ from fixtures.judging import measure_or_skip
 from fixtures.measured import Measured
 from fixtures.request import Request
 from harness.errors import ModelError, NoModelError, SettingsError
+from harness.landscape import Draw
 from harness.protocol import ExtractionSettings, Subset
 from harness.published import read_published
 from reports.reading import read_run
@@ -178,7 +179,12 @@ def test_exceptions_stay_with_a_model_of_the_paper_in_its_record(
     given = read_published(AUTHORS_CURVES)["llama-2-7b"]
     for name, stated in (("Llama-2-7b-hf", 0), ("my-llama", 1)):
         record = tmp_path / f"{name}.json"
-        own = [replace(one, model=name) for one in given.values()]
+        # Measured, they would have all layers, and draws.
+        own = [
+            replace(one, model=name, layer=one.layer[1:], curves=curves, draws=(Draw(curves),) * 2)
+            for one in given.values()
+            for curves in [{key: values[1:] for key, values in one.curves.items()}]
+        ]
         environment = {"settings": {"not_measured": [], "command": "", "device": "cpu"}}
         Run(environment | {"versions": {}}, [], [], own).write_record(record)
         claims = ["--claim", "two-phases-id", "--out", str(tmp_path / "out")]

@@ -61,7 +61,7 @@ def whole_run(store: Path, out: Path, computed: Path | None = None) -> None:
         Store(store),
         Subset(per_subject=3),
         ExtractionSettings(precision="float32"),
-        GeometrySettings(neighbors=20, id_k=4, density_k=6, overlap_k=5, draws=2),
+        GeometrySettings(neighbors=25, id_k=4, density_k=6, overlap_k=5, draws=2),
         most_shots=1,
         budgets=Budgets(shard_tokens=500),
     )

@@ -346,8 +346,8 @@ def test_only_the_named_controls_are_measured_and_no_question_that_is_kept_for_t
     found = json.loads(record.read_text())["landscapes"]
     controls = {None, "random-weights-0", "random-weights-1", "embeddings"}
     assert {one["control"] for one in found} == controls
-    tuned = ["--shots", "0", "--fine-tune", "--epochs", "1", "--record", str(trained)]
-    done = run(*common, *tuned)
+    tuned = ["--shots", "0", "--fine-tune", "--epochs", "1", "--checkpoints", "0"]
+    done = run(*common, *tuned, "--record", str(trained))
     assert trained.is_file(), done.stdout + done.stderr
     (after,) = (
         one for one in json.loads(trained.read_text())["landscapes"]

@@ -29,7 +29,8 @@ def test_the_same_command_twice_writes_the_same_bytes(tmp_path: Path) -> None:
     command += ["--mmlu", QUESTIONS]
     command += ["--per-subject", "5", "--shots", "0,1", "--train-from-test", "3"]
     command += ["--precision", "float32"]
-    command += ["--fine-tune", "--epochs", "1", "--controls", "--control-seeds", "1"]
+    command += ["--fine-tune", "--epochs", "1", "--checkpoints", "1"]
+    command += ["--controls", "--control-seeds", "1"]
     command += ["--out", str(tmp_path / "out")]
     found = []
     for number in range(2):
@@ -74,7 +75,7 @@ def test_two_hundred_runs_in_one_process_need_no_more_memory(tmp_path: Path) -> 
             Store(tmp_path / str(number)),
             Subset(per_subject=3),
             ExtractionSettings(precision="float32"),
-            GeometrySettings(neighbors=20, id_k=4, density_k=6, draws=2),
+            GeometrySettings(neighbors=25, id_k=4, density_k=6, draws=2),
             most_shots=1,
         )
         found = [experiment.landscape(PromptFormat(shots)) for shots in (0, 1)]

@@ -72,8 +72,8 @@ class Report:
 
     def meaning(self, claim: str) -> str:
         """Return what the effects of a claim are; nothing where no model was judged by it."""
-        found = {one.claim: one.meaning for one in self.verdicts.values()}
-        return found.get(claim, "")
+        found = (one.meaning for one in self.verdicts.values() if one.claim == claim)
+        return next(found, "")
 
     @property
     def _claims(self) -> list[Verdict | Skipped]:

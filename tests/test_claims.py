@@ -1,217 +1,39 @@
-"""Every claim holds of a model as the paper describes it, and fails of one that lacks the finding.
+"""Every claim holds of the paper's model, and fails of one that lacks the finding."""
 
-The curves are drawn by hand after the paper's words, over the depth of 32 layers.
-"""
-
-import importlib
-import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-import claims
 from claims.scope import largest, smallest
 from claims.test_two_phases import hump
 from fixtures.conditions import ACCURACY, Asked, ConditionSet
 from fixtures.contrast import Contrast
 from harness.curve import Curve
-from harness.landscape import CURVES, OVERLAP, Draw, Landscape
-from harness.published import PUBLISHED
-from reports.verdict import Word
-
-LAYERS = tuple(range(1, 33))
-DEPTH = np.array(LAYERS) / 32
-Values = NDArray[np.float64]
-Model = dict[str, Landscape]
-TUNED, FIRST, CHECKPOINT = "fine-tuned", "fine-tuned@1", "fine-tuned@600"
-FEW = ("1-shot", "2-shot", "5-shot")
-
-
-def through(*points: tuple[float, float]) -> Values:
-    """The values over depth of straight lines through some points (depth, value)."""
-    return np.interp(DEPTH, *zip(*points, strict=True))
-
-
-def bump(middle: float, width: float, height: float) -> Values:
-    return height * np.exp(-(((DEPTH - middle) / width) ** 2))
-
-
-def dimension(peak: float, after: float, late: float) -> Values:
-    return through((0, 2.5), (0.3, 6), (0.5, peak), (0.59, after), (0.97, late), (1, 2))
-
-
-def phases(early: float, late: float) -> Values:
-    return through((0, early), (0.45, early), (0.55, late), (1, late))
-
-
-def landscape(condition: str, accuracy: float, **curves: Values) -> Landscape:
-    flat = dict.fromkeys(CURVES, np.zeros(32))
-    values = {name: tuple(curve.tolist()) for name, curve in (flat | curves).items()}
-    # Draws that all agree: what is tried here is the contrast, not its interval.
-    draws = (Draw(values, accuracy),) * 2
-    return Landscape("model", condition, LAYERS, values, 57, accuracy, draws=draws)
-
-
-def conditions(accuracy: float = 0.64, late_few: float = 0.03) -> Model:
-    """A model as the paper describes Llama-3-8b."""
-    found = [
-        landscape(
-            "0-shot",
-            accuracy,
-            intrinsic_dimension=dimension(14, 11, 12.5),
-            density_peaks=phases(38, 15),
-            core_fraction=phases(0.2, 0.1),
-            ari_subjects=phases(0.25, 0.05),
-            ari_answers=phases(0, 0.03),
-        ),
-        landscape(
-            TUNED,
-            accuracy,
-            intrinsic_dimension=dimension(21, 14, 15),
-            density_peaks=phases(39, 15),
-            core_fraction=phases(0.2, 0.05),
-            ari_subjects=phases(0.18, 0.02),
-            ari_answers=phases(0, 0.25),
-            answer_clusters=phases(0.3, 0.65),
-            overlap_given=phases(0.27, 0.8),
-        ),
-        landscape(FIRST, 0.3, overlap_answers=phases(0.25, 0.27)),
-        landscape(
-            CHECKPOINT,
-            0.9,
-            overlap_answers=phases(0.25, 0.75),
-            **{OVERLAP: through((0, 0.9), (0.4, 0.6), (0.6, 0.3))},
-        ),
-    ]
-    for number, condition in enumerate(FEW):
-        found.append(
-            landscape(
-                condition,
-                accuracy,
-                intrinsic_dimension=dimension(15 + number, 13, 12),
-                density_peaks=phases(60 + 5 * number, 13),
-                core_fraction=phases(0.6, 0.06),
-                ari_subjects=bump(0.3 - 0.08 * number, 0.2 - 0.05 * number, 0.7 + 0.06 * number),
-                pure_peaks=phases(0.95, 0.1),
-                kindred=phases(0.3, 0),
-                kindred_by_chance=phases(0.1, 0),
-                ari_answers=phases(0, late_few),
-            )
-        )
-    return {one.condition: one for one in found}
-
-
-PAPER = conditions()
-LATE_PEAK = bump(0.9, 0.05, 0.6)
-LARGE = conditions(0.785, late_few=0.23)  # as the paper describes Llama-3-70b
-
-
-def changed(model: Model, names: str | tuple[str, ...], **curves: Values) -> Model:
-    """The model with other curves in some conditions."""
-    if isinstance(names, str):
-        names = (names,)
-    return model | {
-        name: landscape(
-            name,
-            model[name].accuracy or 0.0,
-            **{curve: np.array(values) for curve, values in (model[name].curves | curves).items()},
-        )
-        for name in names
-    }
-
-
-def with_accuracy(model: Model, **accuracies: float) -> Model:
-    found = dict(model)
-    for name, accuracy in accuracies.items():
-        condition = name.replace("_", "-")
-        one = model[condition]
-        draws = tuple(replace(draw, accuracy=accuracy) for draw in one.draws)
-        found[condition] = replace(one, accuracy=accuracy, draws=draws)
-    return found
-
-
-def claim_functions() -> Iterator[tuple[str, Callable[..., None]]]:
-    folder = Path(claims.__file__).parent
-    for file in sorted(folder.rglob("test_*.py")):
-        name = ".".join(file.relative_to(folder.parent).with_suffix("").parts)
-        for _, function in inspect.getmembers(importlib.import_module(name), inspect.isfunction):
-            for mark in getattr(function, "pytestmark", ()):
-                if mark.name == "claim":
-                    yield mark.args[0], function
-
-
-CLAIMS = dict(claim_functions())
-
-
-def call(claim: str, model: Mapping[str, Landscape], judge: Callable[..., None]) -> None:
-    """Call a claim with the fixtures that it asks for."""
-    fixtures = {"landscapes": ConditionSet(model), "judge": judge}
-    CLAIMS[claim](**{name: fixtures[name] for name in inspect.signature(CLAIMS[claim]).parameters})
-
-
-def verdict(claim: str, model: Mapping[str, Landscape], asked: Asked | None = None) -> Word | str:
-    """The verdict of a claim, or why it was skipped; `asked` receives what it asks for."""
-    found: list[Word] = []
-
-    def judge(statistic: Callable[[ConditionSet], float], *, meaning: str, **given: Any) -> None:
-        assert meaning
-        contrast = Contrast.of(statistic, **given)
-        read: Asked = set()
-        found.append(contrast.outcome("model", model, read).verdict)
-        assert read, "it asks nothing of the conditions that it is given"
-        if asked is not None:
-            asked.update(read)
-
-    try:
-        call(claim, model, judge)
-    except pytest.skip.Exception as reason:
-        return str(reason)
-    return found[0]
-
-
-def test_of_what_was_measured_without_draws_nothing_is_decided() -> None:
-    bare = {name: replace(one, draws=()) for name, one in PAPER.items()}
-    assert verdict("subjects-few-shot", PAPER) == "reproduced"
-    assert verdict("subjects-few-shot", bare) == "inconclusive"
-    one_bare = PAPER | {"5-shot": bare["5-shot"]}
-    assert verdict("subjects-few-shot", one_bare) == "inconclusive"
-    published = {name: replace(one, model=f"{PUBLISHED}m") for name, one in bare.items()}
-    assert verdict("subjects-few-shot", published) == "reproduced"
-
-
-@pytest.mark.parametrize(("layer", "whole"), [(0, True), (3, True), (3, False)])
-def test_a_layer_that_is_not_known_leaves_a_claim_open(layer: int, whole: bool) -> None:
-    one = PAPER["0-shot"]
-    values = list(one.curves["ari_answers"])
-    values[layer] = math.nan
-    unknown = dict(one.curves) | {"ari_answers": tuple(values)}
-    draws = (Draw(unknown, one.accuracy), *one.draws[1:])
-    if whole:
-        one = replace(one, curves=unknown)
-        draws = tuple(Draw(unknown, one.accuracy) for _ in one.draws)
-    model = PAPER | {"0-shot": replace(one, draws=draws)}
-    assert verdict("answers-late", model) == "inconclusive"
-    # The authors' own curves of the ID lack the first layer, and are judged by the others.
-    names = {name: replace(each, model=f"{PUBLISHED}m", draws=()) for name, each in model.items()}
-    open_still = whole and layer > 0
-    assert verdict("answers-late", names) == ("inconclusive" if open_still else "reproduced")
-
-
-def test_the_accuracies_are_compared_of_models_that_may_have_learnt_to_answer() -> None:
-    guessing = with_accuracy(PAPER, **{"5-shot": 0.26, TUNED: 0.26})
-    assert "this one guesses (its best accuracy is 0.26 [0.26, 0.26])" in verdict(
-        "same-accuracy", guessing
-    )
-    draws = tuple(replace(guessing[TUNED].draws[0], accuracy=value) for value in (0.22, 0.3))
-    may = guessing | {TUNED: replace(guessing[TUNED], draws=draws)}
-    assert verdict("same-accuracy", may) in ("reproduced", "inconclusive")
-
+from harness.landscape import OVERLAP
+from tests.drawn_models import (
+    CHECKPOINT,
+    CLAIMS,
+    DEPTH,
+    FEW,
+    FIRST,
+    LARGE,
+    LATE_PEAK,
+    PAPER,
+    TUNED,
+    Model,
+    bump,
+    call,
+    changed,
+    dimension,
+    phases,
+    through,
+    verdict,
+    with_accuracy,
+)
 
 # Of every claim, models that lack what it says, by what they do instead.
 CONTRARY: dict[str, dict[str, Model]] = {
@@ -359,60 +181,10 @@ def test_a_fall_is_seen_in_a_model_of_few_layers_too() -> None:
     assert hump(Curve(depth, np.array([2.0, 4, 6, 10, 10, 6, 6, 5]))) == 0
 
 
-def test_an_accurate_model_converges_and_claims_about_others_are_skipped() -> None:
-    assert verdict("converge-large", LARGE) == "reproduced"
-    assert "accuracies of 0.3 to 0.7 with shots; this one" in verdict("answers-few-shot", LARGE)
-    either = tuple(Draw(PAPER["5-shot"].curves, accuracy) for accuracy in (0.68, 0.72))
-    unsure = PAPER | {"5-shot": replace(PAPER["5-shot"], draws=either)}
-    assert verdict("answers-few-shot", unsure) == "reproduced"  # it may be about this one
-    middle = with_accuracy(PAPER, **{TUNED: 0.72})
-    assert "below 0.7 or above 0.75" in verdict("converge-large", middle)
-    doubtful = tuple(Draw(LARGE[TUNED].curves, accuracy) for accuracy in (0.76, 0.8))
-    unclear = LARGE | {TUNED: replace(LARGE[TUNED], draws=doubtful)}
-    assert "below 0.7 or above 0.75" in verdict("converge-large", unclear)
-    same = changed(LARGE, "0-shot", ari_answers=phases(0, 0.25))
-    assert verdict("converge-large", same) == "inconclusive"  # no way to go
-
-
-def test_what_only_the_authors_curves_show_excuses_no_model() -> None:
-    for claim in ("two-phases-id-fine-tuned", "two-phases-late-id"):
-        (mark,) = (one for one in CLAIMS[claim].pytestmark if one.name == "claim")  # type: ignore[attr-defined]
-        excused = mark.kwargs["exceptions"]
-        assert "published:llama-3-70b" in excused and "llama-3-70b" not in excused
-        assert "published:llama-2-7b" in excused and "llama-2-7b" in excused  # by the paper's words
-
-
-def test_what_was_not_fine_tuned_is_compared_without() -> None:
-    few = {name: one for name, one in PAPER.items() if not name.startswith(TUNED)}
-    for claim in ("two-phases-core", "two-phases-peaks-shots", "two-phases-id"):
-        assert verdict(claim, few) == "reproduced"
-    assert "--fine-tune" in verdict("answers-fine-tuned", few)
-
-
 def test_the_fall_from_a_peak_is_looked_for_in_the_next_layer_where_layers_are_sparse() -> None:
     depth = np.array([1, 6, 11, 16, 21, 26, 31, 32]) / 32
     curve = Curve(depth, np.array([2.0, 6.0, 10.0, 14.0, 7.0, 6.0, 6.0, 2.0]))
     assert hump(curve) == pytest.approx(0.5)  # from 14 to 7; it rises from a median of 4
-
-
-def test_what_a_claim_does_not_ask_for_may_lack_draws() -> None:
-    some = PAPER | {"2-shot": replace(PAPER["2-shot"], draws=())}
-    for asked, known in (("1-shot", True), ("2-shot", False)):
-
-        def statistic(of: ConditionSet, asked: str = asked) -> float:
-            (one,) = (one for one in of.all if one.condition == asked)
-            return one.curve("ari_subjects").maximum
-
-        found = Contrast.of(statistic, 0.1, None).outcome("model", some)
-        assert (found.interval is not None) == known
-
-
-def test_the_last_checkpoint_is_that_of_the_most_steps_in_whatever_order_they_are_read() -> None:
-    names = [f"{TUNED}@{step}" for step in (1, 160, 21, 8)]  # as a folder's files are sorted
-    found = ConditionSet({name: replace(PAPER[CHECKPOINT], condition=name) for name in names})
-    assert found.last_checkpoint.condition == f"{TUNED}@160"
-    with pytest.raises(pytest.skip.Exception, match="not only checkpoints"):
-        _ = found.all
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
@@ -436,11 +208,6 @@ def test_a_fall_that_was_not_measured_is_not_known() -> None:
     values = dimension(14, 11, 12.5)
     values[16:20] = np.nan  # the layers after the peak
     assert np.isnan(hump(Curve(DEPTH, values)))
-
-
-def test_few_right_answers_cannot_fill_clusters_of_their_letters() -> None:
-    weak = with_accuracy(changed(PAPER, TUNED, answer_clusters=phases(0.3, 0.4)), **{TUNED: 0.5})
-    assert "0.50 [0.50, 0.50]" in verdict("answers-clusters", weak)
 
 
 @pytest.mark.parametrize(
@@ -474,56 +241,6 @@ def test_of_several_that_are_not_all_known_none_is_the_smallest() -> None:
         for parts in ({"one": 1.0, "other": math.nan}, {"one": math.nan, "other": 1.0}):
             assert math.isnan(choose(parts))
     assert (smallest({"a": 2.0, "b": 1.0}), largest({"a": 2.0, "b": 1.0})) == (1.0, 2.0)
-
-
-@pytest.mark.parametrize(
-    ("claim", "conditions"),
-    [
-        ("two-phases-id", {"0-shot", *FEW, TUNED}),
-        ("two-phases-core", {"0-shot", "5-shot", TUNED}),
-        ("subjects-more-shots", {"1-shot", "5-shot"}),
-        ("answers-learnt", {FIRST, CHECKPOINT}),
-        ("same-accuracy", {"5-shot", TUNED}),
-        ("answers-fine-tuned", {"0-shot", TUNED}),
-    ],
-)
-def test_a_claim_is_about_the_conditions_that_it_asks_for(claim: str, conditions: set[str]) -> None:
-    asked: Asked = set()
-    verdict(claim, PAPER, asked)
-    assert {name for name, _ in asked} == conditions
-
-
-def test_an_accuracy_that_no_draw_has_leaves_the_interval_open() -> None:
-    def without(one: Landscape) -> Landscape:
-        return replace(one, draws=tuple(replace(draw, accuracy=None) for draw in one.draws))
-
-    contrast = Contrast.of(lambda of: of.most_shots.known_accuracy, 0.5, None)
-    found = contrast.outcome("model", {"5-shot": without(PAPER["5-shot"])})
-    assert (found.effect, found.interval) == (0.64, (-np.inf, np.inf))
-    model = {name: without(one) for name, one in PAPER.items()}
-    assert verdict("same-accuracy", model) == "inconclusive"
-
-
-def test_models_between_two_accuracies_are_on_neither_side() -> None:
-    for accuracy in (0.57, 0.61):
-        between = with_accuracy(PAPER, **{"0-shot": accuracy})
-        assert "below 0.56 or above 0.62" in verdict("subjects-accuracy", between)
-    weak = changed(PAPER, "0-shot", ari_subjects=phases(0.1, 0.05))
-    assert verdict("subjects-accuracy", with_accuracy(weak, **{"0-shot": 0.55})) == "reproduced"
-
-
-def test_what_does_not_group_has_no_grouping_to_lose() -> None:
-    never = changed(PAPER, "5-shot", ari_subjects=phases(0.09, 0.0))
-    assert "early layers group by subject" in verdict("subjects-fade", never)
-
-
-def test_learning_is_judged_of_models_that_learn() -> None:
-    for learns_little in ({CHECKPOINT: 0.5}, {FIRST: 0.9}):
-        assert "right are less than half, then more" in verdict(
-            "answers-learnt", with_accuracy(PAPER, **learns_little)
-        )
-    alone = {name: one for name, one in PAPER.items() if name != FIRST}
-    assert "2 or more; there are 1" in verdict("answers-learnt", alone)
 
 
 def test_one_layer_alone_has_no_hump() -> None:

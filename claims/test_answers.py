@@ -14,10 +14,20 @@ from claims.scope import (
 )
 from fixtures.conditions import ConditionSet
 from fixtures.judging import Judge
+from harness.landscape import Landscape
 from reports.verdict import OURS
 
 LEAST_ACCURACY = 0.62  # of the paper's models that it sees grouped by answer
 FEW_KNOWN, MOST_LEARNT = 0.5, 0.75  # right answers to what trains a model, before it and after it
+
+
+def gathered(before: Landscape, after: Landscape, share: str) -> float:
+    """Return how much a share of neighbours rises between two conditions, late more than early."""
+    late, early = (
+        after.curve(share).between(*part).median - before.curve(share).between(*part).median
+        for part in (LATE, EARLY)
+    )
+    return late - early
 
 
 @pytest.mark.claim("answers-late")
@@ -106,20 +116,10 @@ def test_what_is_learnt_finds_its_own_answer(landscapes: ConditionSet, judge: Ju
             "is about models that learn what trains them: right are less than half, then more than "
             f"three quarters; of this one {before.accuracy_in_words}, {after.accuracy_in_words}"
         )
-
-    def gathered(of: ConditionSet) -> float:
-        first, last = (
-            one.curve("overlap_answers") for one in (of.first_checkpoint, of.last_checkpoint)
-        )
-        late, early = (
-            last.between(*part).median - first.between(*part).median for part in (LATE, EARLY)
-        )
-        return late - early
-
     # 0.375: half of the way from a quarter, the neighbours that have a question's answer by chance,
     # to all of them. Set after the first real model was seen, which has 0.52.
     judge(
-        gathered,
+        lambda of: gathered(of.first_checkpoint, of.last_checkpoint, "overlap_answers"),
         at_least=0.375,
         meaning=(
             "how much more neighbours have a question's answer after the last step than after the "
@@ -128,27 +128,28 @@ def test_what_is_learnt_finds_its_own_answer(landscapes: ConditionSet, judge: Ju
     )
 
 
-@pytest.mark.claim("answers-given", source=OURS)
+@pytest.mark.claim(
+    "answers-given",
+    exceptions={"toy": "the toy's late neighbours are given one answer before it is fine-tuned"},
+    source=OURS,
+)
 def test_late_neighbours_are_given_the_same_answer(landscapes: ConditionSet, judge: Judge) -> None:
-    """After fine-tuning, late neighbours are given one answer, right or wrong, far more than early.
+    """Fine-tuning brings questions that are given one answer, right or wrong, together, late only.
 
     A model that is often wrong cannot group questions by their right answers. Whether its late
-    layers hold what it is about to say shows on the answers that it gives.
+    layers hold what it is about to say, and whether fine-tuning is what brings that, shows on the
+    answers that it gives.
     """
-    tuned = landscapes.fine_tuned
-    need(tuned, "overlap_given")
-
-    def gathered(of: ConditionSet) -> float:
-        given = of.fine_tuned.curve("overlap_given")
-        return given.between(*LATE).median - given.between(*EARLY).median
-
-    # 0.375: as for what is learnt; kept after the first real model was seen, which has 0.40.
+    for one in (landscapes.fine_tuned, landscapes.zero_shot):
+        need(one, "overlap_given")
+    # 0.375: as for what is learnt. 0-shot is compared with since the second real model was seen,
+    # of which late neighbours are given one answer before any fine-tuning.
     judge(
-        gathered,
+        lambda of: gathered(of.zero_shot, of.fine_tuned, "overlap_given"),
         at_least=0.375,
         meaning=(
-            "the share of neighbours that are given a question's answer, median of depth 0.6 to 1, "
-            "less that of 0 to 0.4"
+            "how much more neighbours are given a question's answer after fine-tuning than without "
+            "shots: the medians of depth 0.6 to 1, less those of 0 to 0.4"
         ),
     )
 

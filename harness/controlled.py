@@ -33,14 +33,14 @@ def control_landscapes(
     """
     changed, prompts = under_control(experiment, control, shots)
     with changed as under:
-        found = {
-            prompt.condition: (
-                under.landscape(prompt) if prompt in prompts else measured[prompt.condition]
-            )
-            for prompt in map(PromptFormat, shots)
-        }
+        # The most shots first: where those prompts do not fit, the others would be in vain.
+        under_it = {prompt.condition: under.landscape(prompt) for prompt in reversed(prompts)}
+    found = {
+        condition: under_it.get(condition) or measured[condition]
+        for condition in (PromptFormat(number).condition for number in shots)
+    }
     if fine_tuned and control.labels == "shuffled":
-        with replace(fine_tuned, control=control) as tuned:
+        with fine_tuned.changed(control=control) as tuned:
             found[FINE_TUNED] = tuned.landscape(PromptFormat(0))
     for condition, landscape in found.items():
         landscape = replace(landscape, control=name)
@@ -55,7 +55,7 @@ def under_control(
 ) -> tuple[Experiment, list[PromptFormat]]:
     """Return the experiment under a control, and the conditions that are measured there."""
     prompts = [PromptFormat(number) for number in shots if number or control.shots == "own"]
-    return replace(experiment, control=control), prompts
+    return experiment.changed(control=control), prompts
 
 
 def _everywhere(landscape: Landscape, layers: tuple[int, ...]) -> Landscape:

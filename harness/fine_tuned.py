@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.checks import check_extraction
 from harness.device import default_device
 from harness.errors import GeometryError, SettingsError
 from harness.landscape import Landscape
@@ -102,6 +103,9 @@ class FineTuned:
     def check_landscapes(self) -> None:
         """Raise a UserError as `check` does, and where the checkpoints could not be measured."""
         self.check()
+        check_extraction(self.start, ZERO_SHOT)  # with the header, so longer than what trains
+        if self.evaluations:
+            self.experiment.tokens(self.validation_prompts)
         points = self.experiment.geometry.least_points(overlap=True)
         count = len(self.questions.questions)
         if count < points:
@@ -189,7 +193,7 @@ class FineTuned:
 
         Raises UserError as `check` does.
         """
-        return replace(self.experiment, adapter=self.train() / FINAL, condition=FINE_TUNED)
+        return self.experiment.changed(adapter=self.train() / FINAL, condition=FINE_TUNED)
 
     def landscape(self) -> Landscape:
         """Return the landscape of the fine-tuned model on the analysed questions, without shots.
@@ -199,7 +203,7 @@ class FineTuned:
         with self.fine_tuned_experiment() as adapted:
             return adapted.landscape(ZERO_SHOT)
 
-    @property
+    @cached_property
     def start(self) -> Experiment:
         """The experiment on the training questions, before it is fine-tuned."""
         return replace(self.experiment, subset=self.training, most_shots=0)
@@ -214,7 +218,7 @@ class FineTuned:
         steps[len(read_record(adapters)["loss"])] = adapters / FINAL
         named = {checkpoint_condition(step): steps[step] for step in sorted(steps)}
         return {
-            condition: replace(self.start, adapter=folder, condition=condition, on_training=True)
+            condition: self.start.changed(adapter=folder, condition=condition, on_training=True)
             for condition, folder in named.items()
         }
 
@@ -227,10 +231,12 @@ class FineTuned:
         Raises UserError as `check_landscapes` does.
         Source: the paper, its overlap of checkpoints with the model before fine-tuning.
         """
-        with self.start as start:
-            start.representations(ZERO_SHOT)
+        start, checkpoints = self.start, self.checkpoint_experiments()
+        if not all(one.is_measured(ZERO_SHOT, start) for one in checkpoints.values()):
+            with start:  # or there would be two models in memory
+                start.representations(ZERO_SHOT)
         found = {}
-        for condition, checkpoint in self.checkpoint_experiments().items():
+        for condition, checkpoint in checkpoints.items():
             with checkpoint:
                 found[condition] = checkpoint.landscape(ZERO_SHOT, start)
         return found

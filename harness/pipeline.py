@@ -84,6 +84,13 @@ class Experiment:
         """The analysed questions, N of them. Raises DatasetError, SettingsError."""
         return load_questions(self.dataset, self.subset, self.most_shots)
 
+    def changed(self, **fields: Any) -> Experiment:
+        """Return the experiment with other fields, and its questions where it asks the same."""
+        other = replace(self, **fields)
+        if "questions" in vars(self) and not fields.keys() & {"dataset", "subset", "most_shots"}:
+            vars(other)["questions"] = self.questions
+        return other
+
     @cached_property
     def fingerprint(self) -> str:
         """What identifies the bytes of model, adapter and tokenizer.
@@ -151,15 +158,12 @@ class Experiment:
 
         Raises UserError where the model, the questions or the settings do not fit.
         """
-        sources = [one.extraction_key(prompt) for one in (self, start) if one]
-        if self.control.labels != "own":
-            sources.append(cache_key(self.control))
-        key = cache_key(*sources, self.geometry, GEOMETRY_VERSION, version("dadapy"))
 
         def make(folder: Path) -> None:
             measured = self._measure(prompt, start)
             (folder / "landscape.json").write_text(measured.to_json(), encoding="utf-8")
 
+        key = self._landscape_key(prompt, start)
         file = self.store.find_or_make("landscapes", key, make) / "landscape.json"
         found = Landscape.from_json(file.read_text(encoding="utf-8"), str(file))
         # The same bytes may be known under another name when they are asked for again.
@@ -170,6 +174,19 @@ class Experiment:
             condition=self.condition or prompt.condition,
             origin=self.origin(prompt) | kept,
         )
+
+    def is_measured(self, prompt: PromptFormat, start: Experiment | None = None) -> bool:
+        """Return whether the landscape in this condition is in the store.
+
+        Raises UserError as `extraction_key` does.
+        """
+        return self.store.find("landscapes", self._landscape_key(prompt, start)) is not None
+
+    def _landscape_key(self, prompt: PromptFormat, start: Experiment | None) -> str:
+        sources = [one.extraction_key(prompt) for one in (self, start) if one]
+        if self.control.labels != "own":
+            sources.append(cache_key(self.control))
+        return cache_key(*sources, self.geometry, GEOMETRY_VERSION, version("dadapy"))
 
     def accuracy(self, prompt: PromptFormat) -> Accuracy:
         """Return how many questions are answered in this condition; extract it if need be.

@@ -50,9 +50,9 @@ def varied_landscapes(
             continue
         changed, prompts = vary(plain, name, numbers)
         with changed as varied:
-            for prompt in prompts:
-                landscape = replace(varied.landscape(prompt), variation=name)
-                found[landscape.condition] = landscape
+            measured = {one: varied.landscape(one) for one in reversed(prompts)}  # see controls
+        for landscape in map(measured.__getitem__, prompts):
+            found[landscape.condition] = replace(landscape, variation=name)
     return found
 
 
@@ -67,4 +67,4 @@ def vary(
     if part == "prompt":
         return experiment, [PromptFormat(number, **change) for number in shots]
     changed = {part: replace(getattr(experiment, part), **change)}
-    return replace(experiment, **changed), [PromptFormat(number) for number in shots]
+    return experiment.changed(**changed), [PromptFormat(number) for number in shots]

@@ -44,14 +44,14 @@ class _Planned(NamedTuple):
     """An extraction.
 
     adapter: the one that the model will have, where it is not trained yet.
-    further: of a control or a variation, of which one that cannot be measured is left out.
+    further: the control or variation that it is of, which is left out where it cannot be measured.
     """
 
     name: str
     experiment: Experiment
     prompt: PromptFormat
     adapter: str | None = None
-    further: bool = False
+    further: str = ""
 
 
 def workload(
@@ -69,20 +69,25 @@ def workload(
     variations that is their obstacle.
     """
     items: dict[str, WorkItem] = {}
+    owners: dict[str, str] = {}  # the control or variation that asked for an item first
     if fine_tuned:
         items["fine-tuning"] = _training_work(fine_tuned)
     for name, one, prompt, adapter, further in _extractions(
         experiment, shots, fine_tuned, controls or {}, robustness
     ):
+        if further in items:
+            continue
         try:
             key = one.extraction_key(prompt) + (adapter or "")
             if key not in items:
                 kept = adapter is None and one.is_extracted(prompt)
+                owners[key] = further
                 items[key] = replace(extraction_work(one, prompt), name=name, kept=kept)
         except (DatasetError, ModelError) as error:
             if not further:
                 raise
-            items[name] = WorkItem(name, 0, 0, 0, 0, obstacle=str(error))
+            items = {key: item for key, item in items.items() if owners.get(key) != further}
+            items[further] = WorkItem(further, 0, 0, 0, 0, obstacle=str(error))
     return list(items.values())
 
 
@@ -156,11 +161,11 @@ def _extractions(
     for name, control in controls.items():
         under, prompts = under_control(experiment, control, shots)
         for prompt in prompts:
-            yield _Planned(f"{prompt.condition}, {name}", under, prompt, further=True)
+            yield _Planned(f"{prompt.condition}, {name}", under, prompt, further=name)
     for name in GRID if robustness else ():
         varied, prompts = vary(experiment, name, shots)
         for prompt in prompts:
-            yield _Planned(f"{prompt.condition}, {name}", varied, prompt, further=True)
+            yield _Planned(f"{prompt.condition}, {name}", varied, prompt, further=name)
         if fine_tuned:
             varied, (prompt,) = vary(tuned, name, [0])
-            yield _Planned(f"{FINE_TUNED}, {name}", varied, prompt, adapter, further=True)
+            yield _Planned(f"{FINE_TUNED}, {name}", varied, prompt, adapter, further=name)

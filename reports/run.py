@@ -20,6 +20,7 @@ AUTHORS_CURVES = Path(__file__).with_name("published-curves.json")
 SCHEMA = read_schema(Path(__file__).with_name("record.schema.json"))
 VERSION: int = SCHEMA["properties"]["record"]["const"]
 RESULTS = "results.json"
+PAGES = "report.html", "report.md"
 WAY_OUT = "run the claims again with --record, or give the --out folder of a run"
 
 
@@ -83,7 +84,7 @@ class Run:
                 name = f"{plain}-{number}.json"
             files[name] = one
         # Killed before the end, the folder must not have old curves or verdicts beside new ones.
-        for name in (*_landscape_files(folder), RESULTS):
+        for name in (*_landscape_files(folder), RESULTS, *PAGES):
             (folder / name).unlink(missing_ok=True)
         for name, one in files.items():
             write_whole(folder / name, one.to_json())

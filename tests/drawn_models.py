@@ -64,6 +64,7 @@ def conditions(accuracy: float = 0.64, late_few: float = 0.03) -> Model:
             core_fraction=phases(0.2, 0.1),
             ari_subjects=phases(0.25, 0.05),
             ari_answers=phases(0, 0.03),
+            overlap_given=phases(0.27, 0.35),
         ),
         landscape(
             TUNED,

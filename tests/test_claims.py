@@ -125,6 +125,7 @@ CONTRARY: dict[str, dict[str, Model]] = {
     "answers-given": {
         "mixed": changed(PAPER, TUNED, overlap_given=phases(0.27, 0.5)),
         "early too": changed(PAPER, TUNED, overlap_given=phases(0.8, 0.8)),
+        "before fine-tuning too": changed(PAPER, "0-shot", overlap_given=phases(0.27, 0.75)),
     },
     "answers-few-shot": {
         "late, with shots": changed(PAPER, "5-shot", ari_answers=phases(0, 0.2)),

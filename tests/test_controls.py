@@ -237,7 +237,8 @@ def test_a_variation_changes_one_thing_of_what_is_measured(
         found = varied_landscapes(name, experiment, [0, 2], tuned)
         assert {one.variation for one in found.values()} == {name}
         assert list(found) == ["0-shot", "2-shot", "fine-tuned"]
-        assert [prompt.shots for _, prompt in asked] == [0, 2, 0] and asked[2][0].condition
+        # The most shots first, so that prompts which do not fit cost nothing.
+        assert [prompt.shots for _, prompt in asked] == [2, 0, 0] and asked[2][0].condition
         for varied, prompt in asked:
             parts = [
                 (varied.geometry, experiment.geometry),
@@ -277,29 +278,34 @@ def models() -> int:
 def test_a_control_whose_prompts_are_too_long_is_left_out_with_the_reason(tmp_path: Path) -> None:
     model = shutil.copytree(TOY / "model", tmp_path / "short")
     questions = str(TOY / "questions")
-    shots, subset = (0, 1), Subset(per_subject=6)
+    shots, subset = (0, 1, 5), Subset(per_subject=8)
     request = Request(
         str(model), questions, None, shots, subset, ExtractionSettings(), tmp_path / "store",
         controls={"mixed-shots": Control(shots="mixed")},
     )  # fmt: skip
 
-    def longest(**options: Control) -> int:
+    def longest(number: int = 5, **options: Control) -> int:
         asked = Experiment(str(model), questions, Store(tmp_path), subset, **options)
         tokenizer = load_tokenizer(str(model))
-        return max(map(len, tokenizer(asked.prompts(PromptFormat(1)))["input_ids"]))
+        return max(map(len, tokenizer(asked.prompts(PromptFormat(number)))["input_ids"]))
 
-    assert longest(control=request.controls["mixed-shots"]) > longest()
+    mixed = request.controls["mixed-shots"]
+    assert longest(control=mixed) > longest() >= longest(1, control=mixed)
     config = json.loads((model / "config.json").read_text())
     config["max_position_embeddings"] = longest()
     (model / "config.json").write_text(json.dumps(config))
     (case,) = cases_of(request)
     case.check()
+    conditions = ["0-shot", "1-shot", "5-shot"]
     (obstacle,) = (part for part in case.to_compute() if part.obstacle)
-    assert obstacle.name == "1-shot, mixed-shots" and not obstacle.operations
+    assert obstacle.name == "mixed-shots" and not obstacle.operations
+    assert [part.name for part in case.to_compute()] == [*conditions, "mixed-shots"]
     assert f"takes {longest()} tokens" in obstacle.obstacle
     before = models()
     measured = case.measure()
-    assert set(measured.own) == {"0-shot", "1-shot"} and not measured.controls
+    assert [*measured.own] == conditions and not measured.controls
+    # Nothing was computed of a control whose longest prompts do not fit.
+    assert len([*(tmp_path / "store" / "representations").glob("*/")]) == len(conditions)
     assert f"takes {longest()} tokens" in measured.failed["mixed-shots"]
     # The case is kept to the session's end, and the next one's model must have room.
     assert models() == before
@@ -309,6 +315,31 @@ def test_a_control_whose_prompts_are_too_long_is_left_out_with_the_reason(tmp_pa
         cases_of(request)[0].check()  # before anything is measured
     (cut,) = cases_of(replace(request, extraction=ExtractionSettings(max_length=20)))
     cut.check()
+
+
+def test_a_full_disk_ends_the_run_and_leaves_no_control_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = Request(
+        str(TOY / "model"), str(TOY / "questions"), None, (0,), Subset(per_subject=6),
+        ExtractionSettings(), tmp_path / "store", controls={"embeddings": Control(weights="none")},
+    )  # fmt: skip
+    (case,) = cases_of(request)
+
+    def full(*_: object) -> None:
+        raise SettingsError("store: No space left on device")
+
+    monkeypatch.setattr("fixtures.measuring.control_landscapes", full)
+    with pytest.raises(SettingsError, match="No space left"):
+        case.measure()
+
+
+def test_an_experiment_that_asks_the_same_reads_its_questions_once(tmp_path: Path) -> None:
+    one = Experiment(str(TOY / "model"), str(TOY / "questions"), Store(tmp_path), most_shots=1)
+    asked = one.questions
+    assert one.changed(control=Control(labels="shuffled")).questions is asked
+    other = one.changed(subset=Subset(per_subject=2))
+    assert other.subset.per_subject == 2 and len(other.questions.questions) < len(asked.questions)
 
 
 def test_a_share_of_nothing_is_unknown_not_an_error() -> None:
@@ -333,6 +364,7 @@ def test_a_control_is_shown_where_it_touches_what_is_asked_though_the_effect_is_
             "core": conditions(1, 0.6),
             "answers": conditions(1, 0.5, 0.7),
             "same": conditions(1, 0.5),
+            "measured elsewhere": conditions(1 + 1e-9, 0.5 - 1e-9),
         }
         return [one.name for one in contrast.outcomes(own, asked, others)]
 

@@ -10,7 +10,7 @@ from fixtures.cases import cases_of
 from fixtures.options import collects_a_part, judges_claims, wants_gpu
 from fixtures.request import FineTuneRequest, Request
 from harness.protocol import ExtractionSettings, FineTuning, Subset
-from tests.running import MODEL, QUESTIONS, ROOT
+from tests.running import MODEL, QUESTIONS, ROOT, Command
 
 
 @pytest.mark.parametrize(
@@ -61,6 +61,16 @@ def test_a_fine_tuning_is_the_presets_but_for_what_is_asked(tmp_path: Path) -> N
     (other,) = (case.fine_tuned for case in cases_of(none))
     assert other and other.settings == FineTuning(epochs=4, checkpoints=0)
     assert other.kept_steps == [4 * epoch]  # the llama-2 preset has four
+
+
+def test_options_of_the_environment_are_heard_too(tmp_path: Path) -> None:
+    record = str(ROOT / "reports" / "recorded" / "qwen2.5-coder-1.5b.json")
+    given = ["claims", "--recorded", record, "--out", str(tmp_path)]
+    added = {"PYTEST_ADDOPTS": "--controls"}
+    judging = Command("pytest", *given, variables=added)
+    printed, errors = judging.communicate(timeout=300)
+    assert judging.returncode == 2, printed + errors
+    assert "--recorded judges what was measured; leave out --controls" in printed + errors
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,10 @@ def test_a_model_keeps_its_first_name_however_often_it_is_recorded(tmp_path: Pat
 def test_curves_of_an_earlier_run_do_not_stay_in_the_folder(tmp_path: Path) -> None:
     mine = tmp_path / "landscape-mine.json"  # of `landscape measure`, say
     mine.write_text("{}")
+    for page in ("report.html", "report.md"):
+        (tmp_path / page).write_text("of an earlier run")
     RUN.write_folder(tmp_path)
+    assert not [*tmp_path.glob("report.*")]  # before the new ones are rendered
     replace(RUN, landscapes=RUN.landscapes[:1]).write_folder(tmp_path)
     kept = {file.name for file in tmp_path.glob("landscape-*.json")}
     assert kept == {"landscape-small-0-shot.json", mine.name}
@@ -265,6 +268,17 @@ def test_one_model_is_judged_with_shots_and_fine_tuned(tmp_path: Path) -> None:
     asked = Request(None, None, None, (0,), Subset(), ExtractionSettings(), tmp_path)
     (case,) = cases_of(replace(asked, recorded=(tmp_path,)))
     assert set(case.measure().own) == {"0-shot", "5-shot", "fine-tuned"}
+
+
+def test_of_landscapes_that_do_not_say_what_they_come_from_nothing_is_compared(
+    tmp_path: Path,
+) -> None:
+    for name, prompts in (("0-shot", "x"), ("5-shot", None), ("fine-tuned", [1])):
+        one = landscape(name, origin={"PromptFormat": prompts})
+        (tmp_path / f"landscape-{name}.json").write_text(one.to_json())
+    asked = Request(None, None, None, (0,), Subset(), ExtractionSettings(), tmp_path)
+    (case,) = cases_of(replace(asked, recorded=(tmp_path,)))
+    assert len(case.measure().own) == 3
 
 
 def test_landscapes_that_a_cluster_measured_are_judged(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -12,12 +13,18 @@ from fixtures.cases import cases_of
 from fixtures.request import FineTuneRequest, Request
 from harness.cli import commands
 from harness.command_options import experiment_of
-from harness.errors import DatasetError
+from harness.errors import DatasetError, ModelError
 from harness.experiment_commands import extract
 from harness.fine_tuned import FineTuned
 from harness.finetune_command import finetune, training_of
 from harness.pipeline import Experiment
-from harness.protocol import Budgets, ExtractionSettings, FineTuning, Subset, TrainingOptions
+from harness.protocol import (
+    Budgets,
+    ExtractionSettings,
+    FineTuning,
+    Subset,
+    TrainingOptions,
+)
 from harness.questions.mmlu import load_questions
 from harness.questions.training_questions import split_test, without_training
 from harness.store import Store
@@ -156,3 +163,30 @@ def test_the_landscape_of_the_fine_tuned_model_is_of_other_questions_than_it_lea
     checkpoints = tuned.checkpoint_landscapes()
     assert list(checkpoints) == ["fine-tuned@1", "fine-tuned@3"]
     assert all(one.origin["questions"] == 48 for one in checkpoints.values())
+    # What is measured needs no representations any more, nor a model.
+    shutil.rmtree(tmp_path / "representations")
+    again = replace(tuned, experiment=replace(experiment, store=Store(tmp_path)))
+    assert again.checkpoint_landscapes() == checkpoints
+    assert not (tmp_path / "representations").exists()
+
+
+# It trains the model, or is asked meanwhile.
+@pytest.mark.parametrize(("from_test", "split"), [(None, "validation"), (3, "dev")])
+def test_a_question_that_is_too_long_to_train_on_is_refused_before_anything_is_measured(
+    from_test: int | None, split: str, tmp_path: Path
+) -> None:
+    model, dataset = (
+        shutil.copytree(one, tmp_path / name) for one, name in ((MODEL, "short"), (QUESTIONS, "q"))
+    )
+    asked = Request(
+        str(model), str(dataset), None, (0,), Subset(per_subject=3), ExtractionSettings(),
+        tmp_path / "store", FineTuneRequest(), train_from_test=from_test,
+    )  # fmt: skip
+    cases_of(asked)[0].check()
+    table = datasets.load_dataset(str(dataset), "all", split=split).to_dict()
+    table["question"][0] = "Who " * 500
+    for file in (dataset / "all").glob(f"{split}*"):
+        datasets.Dataset.from_dict(table).to_parquet(file)
+    with pytest.raises(ModelError, match=r"short: takes \d+ tokens, and prompt \d+ has 15"):
+        cases_of(asked)[0].check()
+    cases_of(replace(asked, fine_tune=None))[0].check()

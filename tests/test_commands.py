@@ -21,7 +21,7 @@ from harness.protocol import ExtractionSettings, Subset
 from harness.published import read_published
 from reports.reading import read_run
 from reports.run import AUTHORS_CURVES, Run
-from tests.running import MODEL, QUESTIONS, ROOT, run
+from tests.running import IMPORTED, MODEL, QUESTIONS, ROOT, run
 
 
 def test_what_computes_nothing_does_not_wait_for_torch() -> None:
@@ -212,7 +212,9 @@ def test_the_command_that_repeats_a_claim_writes_no_record(tmp_path: Path) -> No
     done = run("tests.without_report", *given, "--record", str(tmp_path / "record.json"))
     (said,) = {line for line in done.stdout.splitlines() if "repeat:" in line and "late" in line}
     repeated = shlex.split(said.split("repeat:")[1])
-    assert repeated == ["pytest", "claims", "--published", str(file), "--claim", "answers-late"]
+    environment = "PYTEST_ADDOPTS=" + IMPORTED["PYTEST_ADDOPTS"]  # which pytest reads as well
+    alone = ["pytest", "claims", "--published", str(file), "--claim", "answers-late"]
+    assert repeated == [environment, *alone]
     claims, published = str(ROOT / "claims"), given[1:3]
 
     def elsewhere(*given: str) -> "subprocess.CompletedProcess[str]":
@@ -220,7 +222,7 @@ def test_the_command_that_repeats_a_claim_writes_no_record(tmp_path: Path) -> No
 
     done = elsewhere(claims, "--claim", "hierarchy", "--claim=answers-late")
     (said,) = {line for line in done.stdout.splitlines() if "repeat:" in line}
-    assert shlex.split(said.split("repeat:")[1]) == ["pytest", claims, *repeated[2:]]
+    assert shlex.split(said.split("repeat:")[1]) == [environment, "pytest", claims, *repeated[3:]]
     # A report of some claims would look like one of all, and be where that was.
     for part in ([], ["-k", "answers"], [f"--ignore={claims}/test_subjects.py"]):
         done = elsewhere(claims, *part) if part else done

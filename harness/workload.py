@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import groupby
 from typing import NamedTuple
 
 from harness.controlled import under_control
@@ -69,25 +70,22 @@ def workload(
     variations that is their obstacle.
     """
     items: dict[str, WorkItem] = {}
-    owners: dict[str, str] = {}  # the control or variation that asked for an item first
     if fine_tuned:
         items["fine-tuning"] = _training_work(fine_tuned)
-    for name, one, prompt, adapter, further in _extractions(
-        experiment, shots, fine_tuned, controls or {}, robustness
-    ):
-        if further in items:
-            continue
+    planned = _extractions(experiment, shots, fine_tuned, controls or {}, robustness)
+    for further, group in groupby(planned, key=lambda one: one.further):
+        new: dict[str, WorkItem] = {}
         try:
-            key = one.extraction_key(prompt) + (adapter or "")
-            if key not in items:
-                kept = adapter is None and one.is_extracted(prompt)
-                owners[key] = further
-                items[key] = replace(extraction_work(one, prompt), name=name, kept=kept)
+            for name, one, prompt, adapter, _ in group:
+                key = one.extraction_key(prompt) + (adapter or "")
+                if key not in items.keys() | new.keys():
+                    kept = adapter is None and one.is_extracted(prompt)
+                    new[key] = replace(extraction_work(one, prompt), name=name, kept=kept)
         except (DatasetError, ModelError) as error:
             if not further:
                 raise
-            items = {key: item for key, item in items.items() if owners.get(key) != further}
-            items[further] = WorkItem(further, 0, 0, 0, 0, obstacle=str(error))
+            new = {further: WorkItem(further, 0, 0, 0, 0, obstacle=str(error))}
+        items |= new
     return list(items.values())
 
 

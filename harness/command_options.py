@@ -15,7 +15,7 @@ from harness.protocol import Budgets, ExtractionSettings, GeometrySettings, Prom
 from harness.questions.mmlu import HUB_NAME
 from harness.questions.training_questions import split_test
 from harness.store import STORE, STORE_VARIABLE, Store
-from harness.training_record import training_condition, training_questions
+from harness.training_record import adapter_condition, training_condition, training_questions
 
 Function = Callable[..., None]
 COUNT = click.IntRange(min=1)
@@ -70,7 +70,10 @@ EXPERIMENT_OPTIONS = (
         "--on-training", is_flag=True,
         help="With --adapter: ask the questions that trained it, which its training.json tells.",
     ),
-    click.option("--condition", help="Name in the landscape [default: 0-shot, 5-shot ...]."),
+    click.option(
+        "--condition",
+        help="Name in the landscape [default: 0-shot, 5-shot ..., or with an adapter fine-tuned].",
+    ),
     DATASET_OPTION,
     LAYOUT_OPTION,
     click.option(
@@ -214,6 +217,8 @@ def experiment_of(options: dict[str, Any]) -> tuple[Experiment, PromptFormat]:
             )
         subset = training_questions(adapter)
         condition = condition or training_condition(adapter)
+    elif adapter:
+        condition = condition or adapter_condition(adapter, prompt)
     if options["offload_folder"] and not options["device_map"]:
         raise click.UsageError("--offload-folder needs --device-map")
     experiment = Experiment(

@@ -320,6 +320,7 @@ def training_of(options: Mapping[str, Any]) -> FineTuned:
         tokenizer=options["tokenizer"],
         attention="flash_attention_2" if options["use_flash_attn"] else options["attention"],
         budgets=Budgets(
+            options["token_budget"],
             prompts=options["per_device_eval_batch_size"],
             workers=options["preprocessing_num_workers"],
         ),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.names import model_name
 from harness.protocol import PromptFormat
-from harness.training_record import FINAL, FINE_TUNED
+from harness.training_record import FINAL, FINE_TUNED, adapter_condition
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ def plan(
     *,
     gpus: int = 0,
     spread: bool = False,
+    adapter: Path | None = None,
     fine_tune: Sequence[str] | None = None,
 ) -> list[Job]:
     """Return the jobs that put `landscape-MODEL-CONDITION.json` into `out`; none before its needs.
@@ -60,17 +61,21 @@ def plan(
     options: of extraction and of measuring, as typed, but for what makes the condition.
     gpus: of an extraction or a fine-tuning; measuring asks for none.
     spread: one extracting process has all the GPUs, and not each process one.
+    adapter: what `options` put on the model, by which its conditions are named.
     fine_tune: options of fine-tuning, as typed, but for its folder, `adapter-MODEL` in `out`; its
         final adapter is then measured without shots as the condition `fine-tuned`. None: no such.
     """
     name = model_name(model)
-    conditions = {PromptFormat(n).condition: ["--shots", str(n)] for n in shots}
+    conditions = {}
+    for prompt in map(PromptFormat, shots):
+        condition = adapter_condition(adapter, prompt) if adapter else prompt.condition
+        conditions[condition] = ["--shots", str(prompt.shots)]
     jobs = []
     if fine_tune is not None:
-        adapter = str(out / f"adapter-{name}")
-        arguments = (*fine_tune, "--output-dir", adapter)
+        made = str(out / f"adapter-{name}")
+        arguments = (*fine_tune, "--output-dir", made)
         jobs.append(Job("finetune", FINE_TUNED, arguments, (), gpus, max(gpus, 1)))
-        with_adapter = ["--adapter", adapter, "--checkpoint", FINAL, "--condition", FINE_TUNED]
+        with_adapter = ["--adapter", made, "--checkpoint", FINAL, "--condition", FINE_TUNED]
         conditions[FINE_TUNED] = ["--shots", "0", *with_adapter]
     before = {job.condition: (job.name,) for job in jobs}
     extractions = [

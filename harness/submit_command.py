@@ -151,6 +151,7 @@ def submit(
         out,
         gpus=gpus,
         spread=options["device_map"] is not None,
+        adapter=experiment.adapter,
         fine_tune=trained,
     )
     for job in jobs:
@@ -214,6 +215,13 @@ def _shared_training(
         other = option.name != "model" or given.params["model"] != options["model"]
         if option.name in TRAINED_ON and typed and other:
             raise click.UsageError(f"{option.opts[0]} is of all jobs; give it before --")
+        if option.name == "output_dir" and typed:
+            raise click.UsageError(f"{option.opts[0]} is said by the jobs, in --out; leave it out")
+    if not given.params["resume"]:
+        raise click.UsageError(
+            "--no-resume would begin anew whenever a job goes on after its time limit; leave it "
+            "out, and give a new --store"
+        )
     shared = {name: value for name, value in options.items() if name in TRAINED_ON}
     # As the claims do, which then find the training; after -- they may be said otherwise.
     shared |= {name: options[name] for name in ("max_length", "precision")}

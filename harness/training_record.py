@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import RecordError, SettingsError
-from harness.protocol import Subset
+from harness.protocol import PromptFormat, Subset
 from harness.schemas import Table, check_table, read_file, read_schema
 
 RECORD = "training.json"
@@ -16,6 +16,7 @@ SCHEMA = read_schema(Path(__file__).with_name("training.schema.json"))
 WAY_OUT = "fine-tune again, or remove it if it is of another program"
 FINAL = "final"
 FINE_TUNED = "fine-tuned"  # the condition of the final adapter
+STEP = re.compile(r"step-\d+", re.ASCII)
 
 
 def checkpoint_name(step: int) -> str:
@@ -79,12 +80,26 @@ def training_questions(adapter: Path) -> Subset:
     return Subset(**known)
 
 
+def adapter_condition(adapter: Path, prompt: PromptFormat) -> str:
+    """Return the condition in which `adapter` is asked questions that did not train it.
+
+    `fine-tuned` of a whole training and without shots; of a checkpoint on its way, or with shots,
+    a name that no claim asks for. Never that of the model without it.
+    """
+    parts = [FINE_TUNED]
+    if STEP.fullmatch(adapter.name):
+        parts.append(adapter.name)
+    if prompt.shots:
+        parts.append(prompt.condition)
+    return "-".join(parts)
+
+
 def training_condition(adapter: Path) -> str:
     """Return the condition in which `adapter` is asked the questions that trained it.
 
     Raises SettingsError for a folder whose name does not tell its step, RecordError for a bad file.
     """
-    if re.fullmatch(r"step-\d+", adapter.name, re.ASCII):
+    if STEP.fullmatch(adapter.name):
         return checkpoint_condition(checkpoint_step(adapter))
     record = record_of(adapter)
     if adapter.name == FINAL and record:

@@ -1,4 +1,4 @@
-"""What the options of `pytest claims` ask for."""
+"""What the options of `pytest claims`, and those of an experiment, ask for."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +9,8 @@ import pytest
 from fixtures.cases import cases_of
 from fixtures.options import collects_a_part, judges_claims, wants_gpu
 from fixtures.request import FineTuneRequest, Request
+from harness.command_options import experiment_of
+from harness.experiment_commands import measure
 from harness.protocol import ExtractionSettings, FineTuning, Subset
 from tests.running import MODEL, QUESTIONS, ROOT, Command
 
@@ -100,3 +102,15 @@ def test_claims_are_known_from_wherever_pytest_begins(
         begun = Mock(dir=begin)
         config = Mock(rootpath=root, invocation_params=begun, args=[asked], option=object())
         assert (judges_claims(config), not collects_a_part(config)) == (some, whole)
+
+
+def test_what_an_adapter_answers_is_not_named_as_what_the_model_does() -> None:
+    def condition(*options: str) -> str | None:
+        given = ["--model", MODEL, "--mmlu", QUESTIONS, "--out", "landscape.json", *options]
+        return experiment_of(measure.make_context("measure", given).params)[0].condition
+
+    assert condition("--shots", "5") is None  # so that of the prompts
+    assert condition("--adapter", "trained", "--checkpoint", "final") == "fine-tuned"
+    assert condition("--adapter", "trained/step-000010") == "fine-tuned-step-000010"
+    assert condition("--adapter", "trained", "--shots", "5") == "fine-tuned-5-shot"
+    assert condition("--adapter", "trained", "--condition", "mine") == "mine"

@@ -226,6 +226,7 @@ def test_a_folder_of_other_files_is_no_run(tmp_path: Path) -> None:
         ("questions_fingerprint", "x", "y"),
         ("questions", 9181, 60),
         ("model", "weights x", "weights y; adapter z"),
+        ("adapter or tokenizer", "weights x", "weights x; adapter z"),
         ("header", {"shots": 0, "header": True}, {"shots": 5, "header": False}),
         ("shot_order", {"shots": 1, "seed": 42}, {"shots": 5, "seed": 43}),
         ("shot_order", {"shots": 1, "shot_order": "kept"}, {"shots": 5, "shot_order": "shuffled"}),
@@ -235,7 +236,12 @@ def test_a_folder_of_other_files_is_no_run(tmp_path: Path) -> None:
 def test_landscapes_that_were_not_measured_alike_are_not_judged_together(
     tmp_path: Path, key: str, one: object, other: object, control: str | None
 ) -> None:
-    place = "PromptFormat" if key in ("header", "shot_order") else key
+    places = {
+        "header": "PromptFormat",
+        "shot_order": "PromptFormat",
+        "adapter or tokenizer": "model",
+    }
+    place = places.get(key, key)
     unlike = landscape("5-shot", origin={place: other}, control=control)
     found = {
         "a": landscape("0-shot", origin={place: one}),

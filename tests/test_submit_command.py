@@ -62,6 +62,19 @@ def test_fine_tuning_comes_before_what_has_its_adapter() -> None:
     assert [len(array) for array in arrays(jobs)] == [1, 1, 1, 1, 1]
 
 
+def test_with_an_adapter_no_condition_has_the_name_of_one_without() -> None:
+    names = {
+        "adapters/final": ["fine-tuned", "fine-tuned-5-shot"],
+        "adapters/step-000010": ["fine-tuned-step-000010", "fine-tuned-step-000010-5-shot"],
+        "another": ["fine-tuned", "fine-tuned-5-shot"],
+    }
+    for folder, conditions in names.items():
+        jobs = plan("llama", [0, 5], ["--seed", "7"], Path("out"), adapter=Path(folder))
+        assert [job.condition for job in jobs] == [*conditions, *conditions]
+        out = str(Path("out") / f"landscape-llama-{conditions[1]}.json")
+        assert jobs[3].arguments == ("--seed", "7", "--shots", "5", "--out", out)
+
+
 def test_several_gpus_share_the_extraction_unless_the_model_is_spread_over_them() -> None:
     shared = plan("llama", [0], [], Path("out"), gpus=4)[0].command
     assert shared[1:6] == (
@@ -163,6 +176,8 @@ def test_all_jobs_compute_in_one_precision_wherever_they_run(
         (["--fine-tune", "--split", "validation"], "--train-split takes what is analysed"),
         (["--fine-tune", "--", "--model", "other"], "--model is of all jobs; give it before --"),
         (["--fine-tune", "--", "--mmlu", "other"], "--mmlu is of all jobs; give it before --"),
+        (["--fine-tune", "--", "--out-dir", "mine"], "--output-dir is said by the jobs, in --out"),
+        (["--fine-tune", "--", "--no-resume"], "--no-resume would begin anew whenever a job goes"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(tmp_path: Path, options: list[str], message: str) -> None:

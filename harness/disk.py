@@ -6,11 +6,14 @@ import errno
 import os
 import re
 import secrets
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import BaseFileLock, Timeout
 from safetensors import SafetensorError
+from tqdm import tqdm
 
 from harness.errors import SettingsError
 
@@ -98,6 +101,20 @@ def share(file: Path) -> None:
     os.umask(umask)
     with suppress(OSError):  # some file systems have no modes
         file.chmod(0o666 & ~umask)
+
+
+@contextmanager
+def locked(lock: BaseFileLock, what: str) -> Iterator[None]:
+    """Hold a lock; while another run holds it, wait, and say on stderr what for."""
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        tqdm.write(f"{what}: another run is at work on it; waiting for that", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

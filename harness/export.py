@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from harness.accuracy import ACCURACY, Accuracy
 from harness.answers import given_letters
-from harness.disk import check_folder, explained, share
+from harness.disk import check_folder, explained, locked, share
 from harness.errors import SettingsError
 from harness.extraction.shards import read_layer, saved_layers
 from harness.questions.question import Question
@@ -45,19 +45,18 @@ def new_folder(folder: Path) -> Iterator[Path]:
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     with explained(folder, "as --out-dir"):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()  # of two runs the other one waits, and is then refused
-        try:
-            check_export(folder)
-            shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was stopped
-            unfinished.mkdir()
-            yield unfinished
-            if folder.exists():
-                folder.rmdir()
-            unfinished.rename(folder)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            Path(lock.lock_file).unlink(missing_ok=True)
-            lock.release()
+        with locked(lock, str(folder)):  # of two runs the other one waits, and is then refused
+            try:
+                check_export(folder)
+                shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was stopped
+                unfinished.mkdir()
+                yield unfinished
+                if folder.exists():
+                    folder.rmdir()
+                unfinished.rename(folder)
+            finally:
+                shutil.rmtree(unfinished, ignore_errors=True)
+                Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def export(

@@ -12,7 +12,7 @@ from harness.answers import right_answers
 from harness.extraction.shards import read_layer, saved_layers
 from harness.landscape import Landscape
 from harness.layer_curves import measure_curves
-from harness.measurement import Labels, measuring_device
+from harness.measurement import Labels
 from harness.protocol import Control, GeometrySettings
 from harness.questions.categories import CATEGORIES
 from harness.questions.question import Question, QuestionSet
@@ -39,14 +39,13 @@ def measure_extracted(
     Raises GeometryError as `measure_curves` does, RecordError as `read_layer` does.
     """
     layers = saved_layers(folder)
-    device = measuring_device(read_layer(folder, layers[-1]))
     found = measure_curves(
         layers,
-        partial(read_layer, folder, device=device),
+        partial(read_layer, folder),
         labels,
         settings,
         description,
-        partial(read_layer, before, device=device) if before else None,
+        partial(read_layer, before) if before else None,
     )
     right = None if given is None else right_answers(given, questions.questions)
     return found.landscape(model, condition, len(questions.subjects), right)

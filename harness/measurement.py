@@ -6,12 +6,13 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from threading import Thread
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -41,11 +42,11 @@ from harness.geometry.overlap import label_overlap, representation_overlap
 from harness.geometry.subsample import neighbors_among
 from harness.protocol import GeometrySettings, enough_neighbors
 
+T = TypeVar("T")
 Values = dict[str, float]
 
 MOST_PROCESSES = 4  # by default: each needs memory for a layer
 PARALLEL_POINTS = 4000  # fewer are measured before the processes have started
-CONTEXT = 2**30  # bytes of a GPU that a process takes before it has computed anything
 PERMUTATIONS = 200  # of the categories, for what is kindred by chance
 CHANCE = 0.95  # the quantile of those that counts as chance
 
@@ -99,9 +100,9 @@ def measure_layer(
     Raises GeometryError for too few distinct points or values that are not finite.
     Source: the paper, section 3, and `analyze` in its repository.
     """
-    first = first_identical(points)
-    distinct = np.unique(first)
-    neighbors = _distinct_neighbors(points[distinct], settings.neighbors)
+    first, distinct, neighbors = _where_there_is_room(
+        partial(_distinct_neighbors, count=settings.neighbors), points
+    )
     number = np.full(len(first), -1)
     number[distinct] = np.arange(len(distinct))
     parts = []
@@ -153,14 +154,6 @@ def measure_layers(
         return list(progress(pool.map(measure, layers)))
 
 
-def measuring_device(points: Points) -> torch.device:
-    """Return where to read (N, D) points to: a GPU that has room for what measures them there."""
-    cloud = torch.as_tensor(points)
-    # The points, a copy in float64, and another one while that is made.
-    of_a_process = CONTEXT + WORKING_MEMORY + 3 * 8 * cloud.numel()
-    return device_with_room(MOST_PROCESSES * of_a_process)
-
-
 def measure_overlap(
     layers: Sequence[int],
     read: Callable[[int], Points],
@@ -183,7 +176,8 @@ def measure_overlap(
     kept = enough_neighbors(k)
     for layer in tqdm(layers, desc=description, unit="layer"):
         with _named(layer):
-            one, other = (nearest_neighbors(of(layer), kept) for of in (read, read_other))
+            find = partial(nearest_neighbors, count=kept)
+            one, other = (_where_there_is_room(find, of(layer)) for of in (read, read_other))
             whole = float(representation_overlap(one, other, k).mean())
             parts = []
             for rows in subsamples:
@@ -226,15 +220,30 @@ def _named(layer: int) -> Iterator[None]:
         raise GeometryError(f"layer {layer}: {error}") from error
 
 
-def _distinct_neighbors(points: Points, count: int) -> Neighbors:
-    """Return the neighbours of points no two of which are identical."""
-    found = nearest_neighbors(points, count)
+def _where_there_is_room(compute: Callable[[Points], T], points: Points) -> T:
+    """Return what is computed of (N, D) points: by a GPU that has room for it, or by the CPU."""
+    cloud = torch.as_tensor(points)
+    # The points, a copy in float64, and another one while that is made.
+    device = device_with_room(WORKING_MEMORY + 3 * 8 * cloud.numel())
+    if device.type != "cpu":
+        with suppress(torch.OutOfMemoryError):  # another process was faster
+            return compute(cloud.to(device))
+    return compute(points)
+
+
+def _distinct_neighbors(
+    points: Points, count: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], Neighbors]:
+    """Return `first_identical`, the rows of distinct points, and the neighbours among these."""
+    first = first_identical(points)
+    distinct = np.unique(first)
+    found = nearest_neighbors(points[distinct], count)
     if not found.distances[:, 1].all():  # the first is the point itself
         raise GeometryError(
             "the representations differ so little that distances are 0 in float64; multiply them "
             "by a constant"
         )
-    return found
+    return first, distinct, found
 
 
 def _peaks(neighbors: Neighbors, dimension: float, settings: GeometrySettings) -> DensityPeaks:

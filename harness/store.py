@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, Timeout
 
 from harness.checksums import damaged, seal, unlisted
-from harness.disk import explained, share, sync
+from harness.disk import explained, locked, share, sync
 from harness.errors import SettingsError
 from harness.processes import ALONE, Processes
 
@@ -95,7 +95,7 @@ class Store:
         if processes.is_main:
             home.mkdir(parents=True, exist_ok=True)
         unfinished, entry = self._unfinished(kind, key), home / key
-        with _held(self._lock(kind, key), processes):
+        with _held(self._lock(kind, key), processes, str(entry)):
             # Another run may have made it while we waited.
             if self._is_found(kind, key, processes):
                 return entry
@@ -187,14 +187,14 @@ def _old(entry: Path) -> Path:
 
 
 @contextmanager
-def _held(lock: BaseFileLock, processes: Processes) -> Iterator[None]:
+def _held(lock: BaseFileLock, processes: Processes, what: str) -> Iterator[None]:
     """Hold `lock` for all `processes`: the main one takes it, and keeps it until all are done."""
     if not processes.is_main:
         processes.wait()
         yield
         processes.wait()
         return
-    with lock:
+    with locked(lock, what):
         processes.wait()
         yield
         processes.wait()

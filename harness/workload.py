@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import groupby
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ class WorkItem:
     prompts, tokens: all that it reads; computed: the tokens that go through the model, where what
         prompts share is computed once.
     operations: of the matrix products with the model's weights, in floating point.
-    kept: it is in the store already, whole.
+    kept: the store has it already, whole, or all that is measured of it.
     obstacle: why it cannot be measured, and will be left out; or nothing.
     """
 
@@ -46,6 +46,7 @@ class _Planned(NamedTuple):
 
     adapter: the one that the model will have, where it is not trained yet.
     further: the control or variation that it is of, which is left out where it cannot be measured.
+    measured: returns whether what is measured of it is in the store; None is the landscape of it.
     """
 
     name: str
@@ -53,6 +54,19 @@ class _Planned(NamedTuple):
     prompt: PromptFormat
     adapter: str | None = None
     further: str = ""
+    measured: Callable[[], bool] | None = None
+
+    @property
+    def key(self) -> str:
+        """What tells its representations from others. Raises ModelError, DatasetError."""
+        return self.experiment.extraction_key(self.prompt) + (self.adapter or "")
+
+    def is_done(self) -> bool:
+        """Return whether its representations are in the store, or need not be."""
+        if self.adapter:
+            return False
+        measured = self.measured or partial(self.experiment.is_measured, self.prompt)
+        return self.experiment.is_extracted(self.prompt) or measured()
 
 
 def workload(
@@ -76,11 +90,13 @@ def workload(
     for further, group in groupby(planned, key=lambda one: one.further):
         new: dict[str, WorkItem] = {}
         try:
-            for name, one, prompt, adapter, _ in group:
-                key = one.extraction_key(prompt) + (adapter or "")
-                if key not in items.keys() | new.keys():
-                    kept = adapter is None and one.is_extracted(prompt)
-                    new[key] = replace(extraction_work(one, prompt), name=name, kept=kept)
+            for one in group:
+                known = new.get(one.key) or items.get(one.key)
+                if known is None:
+                    work = extraction_work(one.experiment, one.prompt)
+                    new[one.key] = replace(work, name=one.name, kept=one.is_done())
+                elif known.kept and not one.is_done():  # another landscape of the same
+                    new[one.key] = replace(known, kept=False)
         except (DatasetError, ModelError) as error:
             if not further:
                 raise
@@ -152,10 +168,18 @@ def _extractions(
         else:
             adapter = FINAL
             checkpoints = dict.fromkeys(map(checkpoint_condition, fine_tuned.kept_steps), start)
+        measured = {
+            condition: partial(checkpoint.is_measured, ZERO_SHOT, start)
+            for condition, checkpoint in checkpoints.items()
+        }
         yield _Planned(FINE_TUNED, tuned, ZERO_SHOT, adapter)
-        yield _Planned(checkpoint_condition(0), start, ZERO_SHOT)
+        yield _Planned(
+            checkpoint_condition(0), start, ZERO_SHOT,
+            measured=lambda: adapter is None and all(one() for one in measured.values()),
+        )  # fmt: skip
         for condition, checkpoint in checkpoints.items():
-            yield _Planned(condition, checkpoint, ZERO_SHOT, adapter and condition)
+            own = adapter and condition
+            yield _Planned(condition, checkpoint, ZERO_SHOT, own, measured=measured[condition])
     for name, control in controls.items():
         under, prompts = under_control(experiment, control, shots)
         for prompt in prompts:

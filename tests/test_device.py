@@ -7,11 +7,13 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from harness import device
+from harness import device, measurement
 from harness.cli import commands
 from harness.finetune_command import finetune, training_of
+from harness.measurement import Labels
 from harness.models import load_model
 from harness.processes import Processes
+from harness.protocol import GeometrySettings
 from tests.running import MODEL, QUESTIONS, Command
 
 CPU = torch.device("cpu")
@@ -107,3 +109,24 @@ def test_points_go_to_a_gpu_that_has_room(
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2**40))
     assert device.device_with_room(2**33).type == kind
+
+
+def test_points_are_measured_by_the_cpu_where_the_room_on_the_gpu_is_gone_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    points, labels = torch.randn(80, 3), Labels(["a", "b"] * 40, ["A", "B"] * 40)
+    settings = GeometrySettings()
+    expected = measurement.measure_layer(points, labels, settings).values
+    tried: list[str] = []
+
+    def first_identical(points: torch.Tensor) -> object:
+        tried.append(points.device.type)
+        if points.device.type == "meta":  # in the part of a GPU
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(points)
+
+    real = measurement.first_identical
+    monkeypatch.setattr(measurement, "device_with_room", lambda wanted: torch.device("meta"))
+    monkeypatch.setattr(measurement, "first_identical", first_identical)
+    found = measurement.measure_layer(points, labels, settings).values
+    assert (str(found), tried) == (str(expected), ["meta", "cpu"])

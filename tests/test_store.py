@@ -79,7 +79,9 @@ def test_a_run_that_makes_nothing_leaves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-def test_a_run_that_waits_for_another_prepares_nothing(tmp_path: Path) -> None:
+def test_a_run_that_waits_for_another_says_so_and_prepares_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     store = Store(tmp_path)
     asked: list[str] = []
     lock = tmp_path / "kind" / "key.lock"
@@ -94,6 +96,8 @@ def test_a_run_that_waits_for_another_prepares_nothing(tmp_path: Path) -> None:
         assert waiting.is_alive()
     waiting.join(20)
     assert store.find("kind", "key") and not asked
+    told = capsys.readouterr().err
+    assert f"{tmp_path / 'kind' / 'key'}: another run is at work on it; waiting for that" in told
     store.find_or_make("kind", "other", make, prepare=lambda: asked.append("prepared"))
     assert asked == ["prepared"]
 

@@ -1,6 +1,7 @@
 """How much there is to compute, as it is told before anything is."""
 
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from fixtures.request import FineTuneRequest, Request
 from harness.controls import null_controls
 from harness.models import load_model
 from harness.pipeline import Experiment
-from harness.protocol import ExtractionSettings, GeometrySettings, Subset
+from harness.protocol import ExtractionSettings, GeometrySettings, PromptFormat, Subset
 from harness.robustness import GRID
 from harness.store import Store
 from harness.tokenizer import load_tokenizer
@@ -47,6 +48,8 @@ def case(store: Path, **changes: object) -> Case:
     return judged
 
 
+# What is extracted is the question here, and not what is measured of it.
+QUICK = GeometrySettings(neighbors=20, id_k=4, density_k=6, draws=0)
 Told = tuple[Path, list[WorkItem], list[WorkItem], Measured]
 
 
@@ -56,10 +59,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
     store = tmp_path_factory.mktemp("store")
     before = case(store).to_compute()
     assert not list(store.iterdir())
-    # What is extracted is the question here, and not what is measured of it.
-    quick = GeometrySettings(neighbors=20, id_k=4, density_k=6, draws=0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fixtures.cases.Experiment", partial(Experiment, geometry=quick))
+        patch.setattr("fixtures.cases.Experiment", partial(Experiment, geometry=QUICK))
         patch.setattr("fixtures.measuring.GRID", {"Z 0": GRID["Z 0"]})
         measured = case(store, robustness=True).measure()
     return store, before, case(store).to_compute(), measured
@@ -87,6 +88,26 @@ def test_what_is_told_is_what_is_computed(told: Told) -> None:
     assert [replace(part, kept=True) for part in before] == after
     entries = [one for one in (store / "representations").iterdir() if one.is_dir()]
     assert len(before) == len(entries) + 1  # and the fine-tuning
+
+
+def test_what_is_measured_is_not_extracted_again(
+    told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(told[0], store)
+    shutil.rmtree(store / "representations")
+    monkeypatch.setattr("fixtures.cases.Experiment", partial(Experiment, geometry=QUICK))
+    whole = case(store)
+    assert all(part.kept for part in whole.to_compute())
+    assert whole.fine_tuned and whole.experiment
+    checkpoint = whole.fine_tuned.checkpoint_experiments()["fine-tuned@2"]
+    shuffled = whole.experiment.changed(control=CONTROLS["shuffled-labels"])
+    for of, prompt, start in (
+        (checkpoint, PromptFormat(0), whole.fine_tuned.start), (shuffled, PromptFormat(1), None),
+    ):  # fmt: skip
+        shutil.rmtree(store / "landscapes" / of._landscape_key(prompt, start))
+    left = [part.name for part in case(store).to_compute() if not part.kept]
+    assert left == ["1-shot", "fine-tuned@0", "fine-tuned@2"]
 
 
 def test_each_thing_is_told_once(told: Told) -> None:

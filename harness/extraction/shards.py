@@ -126,12 +126,12 @@ def saved_layers(folder: Path) -> list[int]:
         return sorted(int(key.split("-")[1]) for key in file.keys() if key.startswith("layer-"))
 
 
-def read_layer(folder: Path, layer: int, device: torch.device | str = "cpu") -> Tensor:
-    """Return the (N, width) representations of `layer` on a device, a row a prompt.
+def read_layer(folder: Path, layer: int) -> Tensor:
+    """Return the (N, width) representations of `layer`, a row a prompt.
 
     Raises RecordError where the folder's shards have not every prompt once.
     """
-    return _read(folder, _layer_name(layer)).to(device)
+    return _read(folder, _layer_name(layer))
 
 
 def read_letter_logits(folder: Path) -> Tensor:

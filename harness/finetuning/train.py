@@ -147,7 +147,10 @@ class _Training:
             keep_freed_memory()
         self.mixed = model.dtype == torch.bfloat16
         if options.activation_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            # The second is of older versions of transformers, and goes with its version 6.
+            names = "activation_checkpointing_enable", "gradient_checkpointing_enable"
+            enable = next(getattr(model, name) for name in names if hasattr(model, name))
+            enable({"use_reentrant": False})
         self.adapted = with_lora(model, settings)
         if on_cpu:
             fuse_lora(self.adapted)

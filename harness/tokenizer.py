@@ -46,7 +46,7 @@ def tokenize(
     if largest >= known:
         raise ModelError(
             f"{config.name_or_path}: has {known} tokens, and the tokenizer gives number {largest}; "
-            "give the model's own as --tokenizer"
+            "give the model's own, in its folder or as --tokenizer"
         )
     if max_length:
         tokens = [list(ids[-max_length:]) for ids in tokens]
@@ -94,7 +94,8 @@ def letter_tokens(tokenizer: Tokenizer) -> list[int]:
         if len(ids) != len(before) + 1 or ids[:-1] != before or ids[-1] in tokens:
             raise ModelError(
                 f"{tokenizer.name_or_path}: the tokenizer has no token of its own for {letter!r} "
-                "after 'Answer:'; give another --tokenizer, or another model"
+                "after 'Answer:'; give another (in the model's folder, or as --tokenizer), or "
+                "another model"
             )
         tokens.append(ids[-1])
     if list(tokenizer("Answer:")["input_ids"])[-1:] != before[-1:]:

@@ -210,6 +210,8 @@ def finetune(**options: Any) -> None:
     if asked not in (None, training.validation) and main:
         # It changes nothing of the adapter, so it is no reason to train again.
         click.echo(f"its training, in the store, asked {asked!r} meanwhile", err=True)
+    if asked is None and training.options.evaluations and main:
+        click.echo("its training, in the store, asked nothing meanwhile", err=True)
     if out and main and not (out / RECORD).is_file():
         try:
             with new_folder(out) as unfinished:

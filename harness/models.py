@@ -68,6 +68,7 @@ def load_model(
 
     Raises ModelError if there is no such model or adapter, or it cannot be read.
     """
+    _set_aside()
     dtype, computes = getattr(torch, precision), computes or device
     if dtype is torch.bfloat16 and computes.type == "cpu" and not has_bfloat16():
         warnings.warn(
@@ -245,6 +246,16 @@ def _merges(adapted: PeftModel) -> bool:
     # A weight may be that of several layers, or of the embeddings too.
     weights = [layer.weight for layer in layers] + [adapted.get_input_embeddings().weight]
     return len({id(weight) for weight in weights}) == len(weights)
+
+
+@cache
+def _set_aside() -> None:
+    """Have collections pass over what is there already, libraries for the most part.
+
+    They are so many objects that each collection took most of a second.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def forget_models() -> None:

@@ -11,7 +11,6 @@ import base64
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
-from pathlib import Path
 from textwrap import fill
 from typing import Any
 
@@ -148,10 +147,12 @@ def as_image(figure: Figure) -> str:
     return f"data:image/svg+xml;base64,{coded}"
 
 
-def write_pdf(figure: Figure, file: Path) -> None:
-    """Write the figure as a PDF."""
+def as_pdf(figure: Figure) -> bytes:
+    """Return the figure as a PDF."""
+    drawn = io.BytesIO()
     with mpl.rc_context(STYLE):
-        figure.savefig(file, format="pdf", metadata={"CreationDate": None})
+        figure.savefig(drawn, format="pdf", metadata={"CreationDate": None})
+    return drawn.getvalue()
 
 
 def _panel(label: str) -> tuple[Figure, Axes]:

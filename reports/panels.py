@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import NamedTuple
 
@@ -127,11 +127,12 @@ class Panels:
         panels += [panel for quantity in BY_STEP for panel in self.by_step(quantity)]
         with explained(folder, "as --figures"):
             folder.mkdir(parents=True, exist_ok=True)
-        files: list[Path] = []
-        for name, _, figure in panels:
-            file = folder / f"{plain_name(name)}.pdf"
-            if file in files:
-                file = folder / f"{plain_name(name)}-{len(files)}.pdf"
-            write_with(file, partial(figures.write_pdf, figure))
-            files.append(file)
+            files: list[Path] = []
+            for name, _, figure in panels:
+                file = folder / f"{plain_name(name)}.pdf"
+                if file in files:
+                    file = folder / f"{plain_name(name)}-{len(files)}.pdf"
+                # Drawn first: matplotlib hides what a disk refuses it behind errors of its own.
+                write_with(file, methodcaller("write_bytes", figures.as_pdf(figure)))
+                files.append(file)
         return files

@@ -85,7 +85,7 @@ def _measured(tables: Mapping[str, object]) -> Run:
 
 def _environment_of(landscapes: Sequence[Landscape]) -> dict[str, Any]:
     """Return what landscapes say of where they come from: what is common to all, and the rest."""
-    origins = {f"{one.model}, {one.condition}": {**one.origin} for one in landscapes}
+    origins = {", ".join(filter(None, one.key)): {**one.origin} for one in landscapes}
     costs = [one.pop("cost", None) for one in origins.values()]
     devices = [cost.get("device") for cost in costs if isinstance(cost, dict)]
     first, *others = origins.values()

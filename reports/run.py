@@ -106,7 +106,10 @@ class Run:
             "original": self.original,
             "landscapes": landscapes,
         }
-        write_whole(file, json.dumps(writable(table), indent=indent, allow_nan=False) + "\n")
+        # Without an indent nobody reads it, and the spaces were a twentieth of a record.
+        between = None if indent else (",", ":")
+        text = json.dumps(writable(table), indent=indent, separators=between, allow_nan=False)
+        write_whole(file, text + "\n")
 
 
 def _landscape_files(folder: Path) -> set[str]:

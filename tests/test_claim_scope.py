@@ -35,6 +35,19 @@ def test_of_what_was_measured_without_draws_nothing_is_decided() -> None:
     assert verdict("subjects-few-shot", published) == "reproduced"
 
 
+@pytest.mark.parametrize("name", ["fine-tuned-5-shot", "fine-tuned-step-000010"])
+def test_an_adapter_with_shots_or_on_its_way_is_no_condition_of_a_claim(name: str) -> None:
+    other = replace(PAPER["0-shot"], condition=name)
+    late = {curve: values[::-1] for curve, values in other.curves.items()}  # and early is late
+    other = replace(other, curves=late, draws=tuple(Draw(late) for _ in other.draws))
+    for claim in ("answers-late", "two-phases-peaks"):
+        assert verdict(claim, PAPER) == "reproduced"
+        assert verdict(claim, PAPER | {name: other}) == "reproduced"
+        assert verdict(claim, PAPER | {"1-shot": replace(other, condition="1-shot")}) != (
+            "reproduced"
+        )
+
+
 @pytest.mark.parametrize(("layer", "whole"), [(0, True), (3, True), (3, False)])
 def test_a_layer_that_is_not_known_leaves_a_claim_open(layer: int, whole: bool) -> None:
     one = PAPER["0-shot"]

@@ -1,5 +1,6 @@
 """Runs as files: what is written, what is read again, what is refused."""
 
+import errno
 import json
 import math
 import re
@@ -10,9 +11,10 @@ import pytest
 
 from fixtures.cases import cases_of
 from fixtures.request import Request
-from harness.errors import RecordError
+from harness.errors import RecordError, SettingsError
 from harness.landscape import CURVES, Landscape
 from harness.protocol import ExtractionSettings, Subset
+from reports.panels import Panels
 from reports.reading import read_run, read_runs
 from reports.run import Run
 from reports.view import Report
@@ -259,6 +261,13 @@ def test_landscapes_that_were_not_measured_alike_are_not_judged_together(
     (tmp_path / "landscape-b.json").unlink()
     (case,) = cases_of(replace(asked, recorded=(tmp_path,)))
     assert set(case.measure().own) == {"0-shot", "fine-tuned@10"}
+    # But among themselves they are compared.
+    if key != "adapter or tokenizer":
+        first = landscape("fine-tuned@1", origin={place: one})
+        (tmp_path / "landscape-e.json").write_text(first.to_json())
+        told = f"fine-tuned@.* of small was measured otherwise.*{key} differs"
+        with pytest.raises(RecordError, match=told):
+            cases_of(replace(asked, recorded=(tmp_path,)))
 
 
 def test_one_model_is_judged_with_shots_and_fine_tuned(tmp_path: Path) -> None:
@@ -298,3 +307,34 @@ def test_landscapes_that_a_cluster_measured_are_judged(tmp_path: Path) -> None:
     assert {one.model for one in run.claims} == {"small"} and len(run.claims) > 5
     measured = run.environment["settings"]["recorded"]["small"]["settings"]["command"]
     assert measured == "landscape measure"
+
+
+def test_a_folder_is_not_replaced_by_the_verdicts_on_itself(tmp_path: Path) -> None:
+    RUN.write_folder(tmp_path / "out")
+    written = {file: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    again = Command(
+        "pytest", "claims", "--recorded", str(tmp_path / "out"), "--out", f"{tmp_path}/./out"
+    )
+    printed = "".join(again.communicate())
+    assert again.returncode == 2
+    assert "out: is judged, and would be replaced; give another folder as --out" in printed
+    assert {file: file.read_bytes() for file in (tmp_path / "out").iterdir()} == written
+
+
+def test_where_landscapes_come_from_is_told_of_a_control_apart(tmp_path: Path) -> None:
+    for number, control in enumerate((None, "embeddings")):
+        one = landscape("0-shot", draws=(), origin={"seed": number}, control=control)
+        (tmp_path / f"landscape-{number}.json").write_text(one.to_json())
+    told = read_run(tmp_path).environment["settings"]["origin of"]
+    assert told == {"small, 0-shot": {"seed": 0}, "small, 0-shot, embeddings": {"seed": 1}}
+
+
+def test_figures_that_a_full_disk_refuses_are_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: Path, drawn: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(SettingsError, match=r"figures: .*No space left on device.* as --figures"):
+        Panels(RUN.models, RUN.landscapes).write(tmp_path / "figures")

@@ -9,7 +9,7 @@ import datasets
 import pytest
 from click.testing import CliRunner
 
-from fixtures.cases import cases_of
+from fixtures.cases import Case, cases_of
 from fixtures.request import FineTuneRequest, Request
 from harness.cli import commands
 from harness.command_options import experiment_of
@@ -182,11 +182,16 @@ def test_a_question_that_is_too_long_to_train_on_is_refused_before_anything_is_m
         str(model), str(dataset), None, (0,), Subset(per_subject=3), ExtractionSettings(),
         tmp_path / "store", FineTuneRequest(), train_from_test=from_test,
     )  # fmt: skip
-    cases_of(asked)[0].check()
+
+    def asking(case: Case) -> FineTuned:
+        assert case.fine_tuned
+        return replace(case.fine_tuned, options=TrainingOptions())
+
+    asking(cases_of(asked)[0]).check_landscapes()
     table = datasets.load_dataset(str(dataset), "all", split=split).to_dict()
     table["question"][0] = "Who " * 500
     for file in (dataset / "all").glob(f"{split}*"):
         datasets.Dataset.from_dict(table).to_parquet(file)
     with pytest.raises(ModelError, match=r"short: takes \d+ tokens, and prompt \d+ has 15"):
-        cases_of(asked)[0].check()
+        asking(cases_of(asked)[0]).check_landscapes()
     cases_of(replace(asked, fine_tune=None))[0].check()

@@ -16,7 +16,13 @@ from fixtures.request import FineTuneRequest, Request
 from harness.controls import null_controls
 from harness.models import load_model
 from harness.pipeline import Experiment
-from harness.protocol import ExtractionSettings, GeometrySettings, PromptFormat, Subset
+from harness.protocol import (
+    ExtractionSettings,
+    GeometrySettings,
+    PromptFormat,
+    Subset,
+    TrainingOptions,
+)
 from harness.robustness import GRID
 from harness.store import Store
 from harness.tokenizer import load_tokenizer
@@ -131,7 +137,7 @@ def test_of_the_grid_only_what_the_model_sees_is_told(tmp_path: Path) -> None:
 
 
 def test_a_training_reads_its_questions_forward_and_back_and_the_others_forward(
-    told: Told,
+    told: Told, tmp_path: Path
 ) -> None:
     fine_tuned = case(told[0]).fine_tuned
     assert fine_tuned
@@ -143,12 +149,20 @@ def test_a_training_reads_its_questions_forward_and_back_and_the_others_forward(
         sum(len(tokenizer(text)["input_ids"]) for text in texts)
         for texts in (fine_tuned.training_prompts, fine_tuned.validation_prompts)
     )
-    record = json.loads((fine_tuned.train() / "training.json").read_text("utf-8"))
-    times = len(record["validation"])  # fewer than --eval-steps, in a training of three steps
-    assert fine_tuned.steps == len(record["loss"]) == 3 and times == 4
-    part = told[1][0]
-    assert part.tokens == learnt + times * asked
-    assert part.operations == 2 * weights * (2 * learnt + times * asked)
+    asking = replace(
+        fine_tuned,
+        experiment=replace(fine_tuned.experiment, store=Store(tmp_path)),
+        options=TrainingOptions(),
+    )
+    for training, times in ((fine_tuned, 0), (asking, 4)):
+        record = json.loads((training.train() / "training.json").read_text("utf-8"))
+        assert training.steps == len(record["loss"]) == 3
+        # Fewer than --eval-steps, in a training of three steps.
+        assert times == len(record["validation"])
+        part = workload(training.experiment, [0], training)[0]
+        assert part.tokens == learnt + times * asked
+        assert part.operations == 2 * weights * (2 * learnt + times * asked)
+    assert replace(told[1][0], kept=True) == workload(fine_tuned.experiment, [0], fine_tuned)[0]
     # Cut short after the first of three steps of sixteen questions, it reads a third.
     short = replace(fine_tuned, settings=replace(fine_tuned.settings, max_steps=1))
     assert short.epochs == pytest.approx(1 / 3)

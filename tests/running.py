@@ -32,7 +32,8 @@ SERVER.set_forkserver_preload(
     ["anyio.pytest_plugin", "fixtures.judging", "fixtures.plugin", "harness.extraction",
      "harness.finetuning", "harness.layer_curves", "harness.questions.mmlu", "harness.tokenizer",
      "hypothesis", "peft", "platformdirs", "pytest", "pytest_benchmark.plugin", "reports.render",
-     "tests.running", "transformers.models.llama.modeling_llama", "xdist.plugin"]
+     "tests.running", "transformers.models.llama.modeling_llama", "xdist.plugin",
+     "tests.set_aside"]
 )  # fmt: skip
 # With them comes anyio, a plugin of pytest's, which would like to be the first to import it.
 IMPORTED = {"PYTEST_ADDOPTS": "-W ignore::pytest.PytestAssertRewriteWarning"}

@@ -187,6 +187,7 @@ def test_a_question_that_is_too_long_to_train_on_is_refused_before_anything_is_m
         assert case.fine_tuned
         return replace(case.fine_tuned, options=TrainingOptions())
 
+    cases_of(asked)[0].check()
     asking(cases_of(asked)[0]).check_landscapes()
     table = datasets.load_dataset(str(dataset), "all", split=split).to_dict()
     table["question"][0] = "Who " * 500
@@ -194,4 +195,7 @@ def test_a_question_that_is_too_long_to_train_on_is_refused_before_anything_is_m
         datasets.Dataset.from_dict(table).to_parquet(file)
     with pytest.raises(ModelError, match=r"short: takes \d+ tokens, and prompt \d+ has 15"):
         asking(cases_of(asked)[0]).check_landscapes()
+    if from_test is None:  # it trains the model, so the claims refuse it themselves
+        with pytest.raises(ModelError, match=r"short: takes \d+ tokens, and prompt \d+ has 15"):
+            cases_of(asked)[0].check()
     cases_of(replace(asked, fine_tune=None))[0].check()

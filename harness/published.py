@@ -19,9 +19,10 @@ def read_published(path: Path) -> dict[str, dict[str, Landscape]]:
 
     Format: {"models": {model: {"layer": [...], curve: {condition: [value or null a layer]}}}},
     as in `reports/published-curves.json`; optional beside "layer": "subjects" (default 57) and
-    "accuracy" ({condition: share of right answers}).
+    "accuracy" ({condition: share of right answers}), and "note", a text for the reader.
 
-    Raises RecordError for a file that is missing or of another format.
+    Raises RecordError for a file that is missing or of another format, or a name that is none of
+    these, which may be a curve's, mistyped.
     """
     way_out = "give a file as reports/published-curves.json is"
     table = check_table(read_file(path, way_out), SCHEMA, str(path), way_out)

@@ -194,6 +194,17 @@ def test_a_sentence_is_one_line_whatever_it_quotes(tmp_path: Path) -> None:
         read_published(file)
 
 
+def test_a_mistyped_curve_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "curves.json"
+    model = {"layer": [1], "ari_subjects": {"5-shot": [0.5]}, "note": "from the text"}
+    file.write_text(json.dumps({"models": {"theirs": model}}))
+    assert read_published(file)["theirs"]["5-shot"].curve("ari_subjects").values == [0.5]
+    model["ari_answer"] = {"5-shot": [0.5]}
+    file.write_text(json.dumps({"models": {"theirs": model}}))
+    with pytest.raises(RecordError, match=r"curves\.json: field models\.theirs: .*'ari_answer'"):
+        read_published(file)
+
+
 def test_half_a_character_is_no_text(tmp_path: Path) -> None:
     file = tmp_path / "record.json"
     file.write_text(json.dumps(a_record() | {"more": "\ud800"}))

@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
-# pip would compile the modules on one core, and those of the packages' own tests too.
+# pip would compile the modules on one core, and those that hardly anything imports too.
 PIP := $(BIN)/pip install -q --no-compile
+COMPILE := $(BIN)/python -m compileall -qq -x '/(tests|transformers/models)/' .venv/lib
 TORCH := 2.13.0
 # Where pip finds torch's CPU build if its own index has none.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -37,17 +38,19 @@ types: $(INSTALLED)
 	$(BIN)/mypy
 
 # torch comes first, and by name as a CPU build where there is no GPU: once it is there, nothing
-# else asks for the build with CUDA's packages.
+# else asks for the build with CUDA's packages. Python's own pip may be old, and look twice as long
+# for what fits together; while it looks, what is there is compiled.
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv .venv
+	$(PIP) --upgrade pip
 	if [ "$$(uname)" = Darwin ] || nvidia-smi >/dev/null 2>&1; then \
 	  $(PIP) torch==$(TORCH); \
 	else \
 	  $(PIP) torch==$(TORCH)+cpu || \
 	  $(PIP) torch==$(TORCH)+cpu --extra-index-url $(TORCH_CPU_INDEX); \
 	fi
-	$(PIP) -e '.[dev]'
-	$(BIN)/python -m compileall -qq -j 0 -x /tests/ .venv/lib || true
+	$(COMPILE) & $(PIP) -e '.[dev]'; status=$$?; wait; exit $$status
+	$(COMPILE) -j 0 || true
 	touch $@
 
 clean:

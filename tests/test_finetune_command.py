@@ -60,7 +60,7 @@ def test_the_names_of_the_papers_script_mean_the_same(tmp_path: Path) -> None:
         tmp_path, "--tokenizer_name", MODEL, "--use_lora", "--lora_alpha", "8", "--lora_dropout",
         "0.2", "--low_cpu_mem_usage", "--max_seq_length", "512", "--batch_size", "8",
         "--preprocessing_num_workers", "2", "--per_device_train_batch_size", "1",
-        "--per_device_eval_batch_size", "1", "--warmup_ratio", "0.1", "--weight_decay", "0.01",
+        "--per_device_eval_batch_size", "5", "--warmup_ratio", "0.1", "--weight_decay", "0.01",
         "--num_train_epochs", "1", "--output_dir", str(tmp_path / "out"), "--out_filename", "mine",
         "--logging_steps", "2", "--eval_steps", "1", "--validation", "dev", "--weight_samples",
         "--measure_baselines", "--mask_path", str(mask), "--clip_grad_norm", "1", "--seed", "7",
@@ -165,7 +165,7 @@ def test_killed_and_started_again_it_makes_the_same_adapters(
         assert all(torch.equal(found[name][key], tensor) for key, tensor in tensors.items())
 
 
-WITHOUT_CHANCE = ["--lora-dropout", "0", "--eval-steps", "1", "--validation", "dev", "--no-test"]
+WITHOUT_CHANCE = ["--lora-dropout", "0", "--eval-steps", "3", "--validation", "dev", "--no-test"]
 
 
 @pytest.fixture(scope="module")

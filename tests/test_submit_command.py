@@ -229,8 +229,29 @@ def test_on_this_machine_jobs_run_in_order_and_measure_what_the_command_measures
     assert found == written.landscape(tmp_path / "direct.json")
 
 
+class Copy(Command):
+    """Stands in for `subprocess.Popen`."""
+
+    def __init__(self, command: tuple[str, ...], **_: object) -> None:
+        super().__init__(*command[2:])  # python -m
+
+    def __enter__(self) -> "Copy":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+# That jobs start interpreters is seen above; these say what they do.
+COPIES = SimpleNamespace(Popen=Copy, CalledProcessError=subprocess.CalledProcessError)
+
+
 @pytest.mark.parametrize("cluster", ["local", "debug"])
-def test_what_needs_a_job_that_failed_is_not_run(tmp_path: Path, cluster: str) -> None:
+def test_what_needs_a_job_that_failed_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: str
+) -> None:
+    if cluster == "debug":
+        monkeypatch.setattr("harness.slurm.subprocess", COPIES)
     model = shutil.copytree(TOY / "model", tmp_path / "damaged")
     (weights,) = model.glob("*.safetensors")
     weights.write_bytes(b"x")
@@ -249,24 +270,8 @@ def test_what_needs_a_job_that_failed_is_not_run(tmp_path: Path, cluster: str) -
     assert not (out / "landscape-damaged-0-shot.json").exists()
 
 
-class Copy(Command):
-    """Stands in for `subprocess.Popen`."""
-
-    def __init__(self, command: tuple[str, ...], **_: object) -> None:
-        super().__init__(*command[2:])  # python -m
-
-    def __enter__(self) -> "Copy":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
 def test_a_fine_tuned_model_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # That jobs start interpreters is seen above; here what they do.
-    failed = subprocess.CalledProcessError
-    copies = SimpleNamespace(Popen=Copy, CalledProcessError=failed)
-    monkeypatch.setattr("harness.slurm.subprocess", copies)
+    monkeypatch.setattr("harness.slurm.subprocess", COPIES)
     out = tmp_path / "out"
     common = ["--train-from-test", "2", "--store", str(tmp_path / "store")]
     own = ["--epochs", "1", "--checkpointing-steps", "0", "--precision", "float32"]

@@ -213,12 +213,11 @@ def test_chains_run_in_order_and_measure_what_the_command_measures(
         ("extract-1-shot", "measure-1-shot"),
     ):
         assert done[before]["EndTime"] <= done[after]["StartTime"]
-    kept = shards(tmp_path)
-    assert landscape(tmp_path, "1-shot") == measured_directly(tmp_path, "--shots", "1")
+    kept, written = shards(tmp_path), landscape(tmp_path)
     again = submit(tmp_path)
-    wait_for(tmp_path, again["extract-0-shot"])
-    slurm("scancel", again["measure-0-shot"])
-    assert shards(tmp_path) == kept
+    assert landscape(tmp_path, "1-shot") == measured_directly(tmp_path, "--shots", "1")
+    wait_for(tmp_path, *again.values())
+    assert shards(tmp_path) == kept and landscape(tmp_path) == written
     assert "extract:" not in log_of(tmp_path, again["extract-0-shot"])  # no bar: nothing to do
 
 
